@@ -1,0 +1,5 @@
+//! The CPU backend: memory and the vectorised inner loops that the ops share.
+
+mod memory;
+
+pub use memory::AlignedBytes;

@@ -1,0 +1,28 @@
+//! Tensors, devices and every op of cachalot.
+//!
+//! A model is written once, against [`ops`]; an op looks at where its tensors live and runs that backend's
+//! version. Backends meet inside this crate and nowhere else. A kernel is four things under one stem: the op in
+//! `ops/<stem>.rs` (shape check, then the forward of each backend), the naive reference in `reference/<stem>.rs`
+//! (plain loops that read like the formula), and the test in `tests/<stem>.rs` that holds every forward against the
+//! reference; a CUDA source joins them under the same stem.
+//!
+//! Conventions: activations are `F32`, row-major and contiguous, with the token count `T` as the leading dimension;
+//! weights keep the dtype they were stored in ([`Weight`]) and are decoded inside the matmul.
+
+mod device;
+mod dtype;
+mod error;
+mod rope;
+mod tensor;
+mod weight;
+
+pub mod cpu;
+pub mod ops;
+pub mod reference;
+
+pub use device::Device;
+pub use dtype::{DType, e4m3_to_f32, e8m0_to_f32, f32_to_e4m3};
+pub use error::{KernelError, Result};
+pub use rope::{RopeLayout, RopeTable};
+pub use tensor::Tensor;
+pub use weight::{BlockScales, Weight};

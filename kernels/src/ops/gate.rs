@@ -1,0 +1,85 @@
+//! Expert routing: scores, group limits, top-k, weights.
+
+use crate::{DType, KernelError, Result, Tensor, reference};
+
+/// How router logits become scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scoring {
+    /// Softmax over all experts (V2, deepseek-moe).
+    Softmax,
+    /// Sigmoid per expert (V3).
+    Sigmoid,
+}
+
+/// How a group of experts is scored before whole groups are dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupScore {
+    /// The best expert of the group (V2, `group_limited_greedy`).
+    Max,
+    /// The sum of the two best (V3, `noaux_tc`).
+    TopTwoSum,
+}
+
+/// The routing rule of one family, from the checkpoint's config.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GateConfig {
+    /// How logits become scores.
+    pub scoring: Scoring,
+    /// Experts chosen per token.
+    pub top_k: usize,
+    /// Groups the experts fall into; 1 means no group limit.
+    pub n_group: usize,
+    /// Groups that stay eligible.
+    pub topk_group: usize,
+    /// How groups are ranked.
+    pub group_score: GroupScore,
+    /// Whether the chosen weights are divided by their sum (plus 1e-20).
+    pub norm_topk_prob: bool,
+    /// Factor on the final weights.
+    pub routed_scaling_factor: f32,
+}
+
+/// The chosen experts of every token, best first.
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// `[T, top_k]`, `U32`.
+    pub experts: Tensor,
+    /// `[T, top_k]`, `F32`, after normalisation and scaling.
+    pub weights: Tensor,
+}
+
+/// Chooses experts from router `logits` `[T, E]`.
+///
+/// `correction_bias` `[E]` is added to the scores for choosing only; weights come from the scores alone
+/// (`e_score_correction_bias`, DeepSeek-V3 report section 2.1.2). Groups that lose are masked with minus infinity.
+/// Ties go to the lowest index, for groups and for experts.
+pub fn route(logits: &Tensor, correction_bias: Option<&Tensor>, config: &GateConfig) -> Result<Routing> {
+    const OP: &str = "route";
+    let [tokens, experts] = logits.dims(OP, "logits", "[T, E]")?;
+    check(experts, config)?;
+    if let Some(bias) = correction_bias.filter(|b| b.shape() != [experts]) {
+        return Err(KernelError::shape(OP, "correction_bias", format!("[{experts}]"), bias.shape()));
+    }
+    let bias = correction_bias.map(|b| b.f32s(OP, "correction_bias")).transpose()?;
+    let mut ids = Tensor::zeros(&logits.device(), DType::U32, &[tokens, config.top_k]);
+    let mut weights = Tensor::zeros(&logits.device(), DType::F32, &[tokens, config.top_k]);
+    let (chosen, values) = reference::route(logits.f32s(OP, "logits")?, bias, experts, config);
+    bytemuck::cast_slice_mut(ids.bytes_mut(OP, "experts")?).copy_from_slice(&chosen);
+    weights.f32s_mut(OP, "weights")?.copy_from_slice(&values);
+    Ok(Routing { experts: ids, weights })
+}
+
+fn check(experts: usize, config: &GateConfig) -> Result<()> {
+    let GateConfig { top_k, n_group, topk_group, .. } = *config;
+    let eligible = if n_group == 0 { 0 } else { experts / n_group * topk_group };
+    if n_group == 0 || !experts.is_multiple_of(n_group) {
+        return Err(KernelError::value("route", "n_group", format!("a divisor of {experts} experts"), n_group));
+    }
+    if topk_group == 0 || topk_group > n_group {
+        return Err(KernelError::value("route", "topk_group", format!("1 to {n_group}"), topk_group));
+    }
+    if top_k == 0 || top_k > eligible {
+        return Err(KernelError::value("route", "top_k", format!("1 to {eligible} eligible experts"), top_k));
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! Grouped-query attention over the paged cache (MHA is the case of as many key heads as query heads).
+
+use crate::ops::PagedBatch;
+use crate::{KernelError, Result, Tensor, reference};
+
+/// Attention of `q` `[T, H, D]` over `cache` `[blocks, block_size, 2 * H_kv * D]` (rows `[k | v]`, `F32` or `BF16`);
+/// query head `h` reads key head `h / (H / H_kv)`. Softmax in `F32`; the result is `[T, H * D]`.
+pub fn paged_gqa(
+    q: &Tensor,
+    cache: &Tensor,
+    batch: &PagedBatch,
+    scale: f32,
+    num_kv_heads: usize,
+) -> Result<Tensor> {
+    const OP: &str = "paged_gqa";
+    let [tokens, heads, dim] = q.dims(OP, "q", "[T, H, D]")?;
+    if tokens != batch.num_tokens() {
+        return Err(KernelError::shape(OP, "q", format!("[{}, H, D]", batch.num_tokens()), q.shape()));
+    }
+    if num_kv_heads == 0 || !heads.is_multiple_of(num_kv_heads) {
+        let expected = format!("a divisor of {heads} query heads");
+        return Err(KernelError::value(OP, "num_kv_heads", expected, num_kv_heads));
+    }
+    let [blocks, block_size, row] = cache.dims(OP, "cache", "[blocks, block_size, 2 * H_kv * D]")?;
+    if row != 2 * num_kv_heads * dim || block_size != batch.block_size {
+        let expected = format!("[blocks, {}, {}]", batch.block_size, 2 * num_kv_heads * dim);
+        return Err(KernelError::shape(OP, "cache", expected, cache.shape()));
+    }
+    let visible = batch.visible_rows(OP, blocks * block_size)?;
+    let rows = cache.to_vec_f32();
+    let values = reference::gqa(q.f32s(OP, "q")?, &rows, &visible, [heads, num_kv_heads, dim], scale);
+    Tensor::from_f32(&q.device(), &[tokens, heads * dim], &values)
+}

@@ -1,0 +1,20 @@
+//! The linear layer over packed weights.
+
+use crate::{KernelError, Result, Tensor, Weight, reference};
+
+/// `x W^T + bias`: `x` `[T, K]` `F32`, `weight` `[N, K]` in any stored form, `bias` `[N]` `F32`; the result is
+/// `[T, N]` `F32`, accumulated in `F32`. A row's result does not depend on the other rows of the batch.
+pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    const OP: &str = "linear";
+    let [tokens, k] = x.dims(OP, "x", "[T, K]")?;
+    let n = weight.rows();
+    if k != weight.cols() || weight.num_experts() != 1 {
+        return Err(KernelError::shape(OP, "weight", format!("[1, N, {k}]"), weight.data().shape()));
+    }
+    if let Some(bias) = bias.filter(|b| b.shape() != [n]) {
+        return Err(KernelError::shape(OP, "bias", format!("[{n}]"), bias.shape()));
+    }
+    let bias = bias.map(|b| b.f32s(OP, "bias")).transpose()?;
+    let values = reference::linear(x.f32s(OP, "x")?, &weight.to_vec_f32(), bias, k, n);
+    Tensor::from_f32(&x.device(), &[tokens, n], &values)
+}

@@ -1,0 +1,28 @@
+//! The ops: what a model calls. Each checks shapes and dtypes first, writes nothing when they do not fit, and then
+//! runs the forward of the device its tensors live on.
+
+mod elementwise;
+mod embedding;
+mod gate;
+mod gqa;
+mod kv_write;
+mod linear;
+mod mla;
+mod moe;
+mod norm;
+mod paged;
+mod rope;
+mod swiglu;
+
+pub use elementwise::{add_assign, concat_cols, gather_rows};
+pub use embedding::embedding;
+pub use gate::{GateConfig, GroupScore, Routing, Scoring, route};
+pub use gqa::paged_gqa;
+pub use kv_write::{gqa_kv_write, mla_kv_write};
+pub use linear::linear;
+pub use mla::{MlaDims, mla_absorb_query, mla_project_value, paged_mla};
+pub use moe::{Experts, moe_experts};
+pub use norm::{add_rms_norm, rms_norm};
+pub use paged::PagedBatch;
+pub use rope::rope_assign;
+pub use swiglu::swiglu;

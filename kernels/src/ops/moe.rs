@@ -1,0 +1,54 @@
+//! The routed experts of a mixture-of-experts layer, grouped by expert.
+
+use crate::ops::Routing;
+use crate::{KernelError, Result, Tensor, Weight, reference};
+
+/// The stacked expert matrices of one layer.
+#[derive(Debug, Clone)]
+pub struct Experts {
+    /// `[E, I, D]`.
+    pub gate: Weight,
+    /// `[E, I, D]`.
+    pub up: Weight,
+    /// `[E, D, I]`.
+    pub down: Weight,
+}
+
+/// `sum_k w_k * down_k(silu(gate_k x) * up_k x)` over each token's chosen experts: `x` `[T, D]` to `[T, D]`.
+///
+/// Each expert's weights are read once per call, whatever the number of its tokens. The sum runs in the order of
+/// `routing`, so a token's result does not depend on the rest of the batch.
+pub fn moe_experts(x: &Tensor, routing: &Routing, experts: &Experts) -> Result<Tensor> {
+    const OP: &str = "moe_experts";
+    let [tokens, dim] = x.dims(OP, "x", "[T, D]")?;
+    let [count, inter, cols] = experts.gate.data().dims(OP, "gate", "[E, I, D]")?;
+    if cols != dim {
+        return Err(KernelError::shape(OP, "gate", format!("[E, I, {dim}]"), experts.gate.data().shape()));
+    }
+    if experts.up.data().shape() != [count, inter, dim] {
+        let expected = format!("[{count}, {inter}, {dim}]");
+        return Err(KernelError::shape(OP, "up", expected, experts.up.data().shape()));
+    }
+    if experts.down.data().shape() != [count, dim, inter] {
+        let expected = format!("[{count}, {dim}, {inter}]");
+        return Err(KernelError::shape(OP, "down", expected, experts.down.data().shape()));
+    }
+    let [rows, top_k] = routing.experts.dims(OP, "routing", "[T, K]")?;
+    if rows != tokens || routing.weights.shape() != [tokens, top_k] {
+        let expected = format!("[{tokens}, K]");
+        return Err(KernelError::shape(OP, "routing", expected, routing.weights.shape()));
+    }
+    let ids = routing.experts.u32s(OP, "routing.experts")?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= count) {
+        return Err(KernelError::value(OP, "routing.experts", format!("ids below {count}"), id));
+    }
+    let weights = routing.weights.f32s(OP, "routing.weights")?;
+    let values = reference::moe_experts(
+        x.f32s(OP, "x")?,
+        ids,
+        weights,
+        [&experts.gate.to_vec_f32(), &experts.up.to_vec_f32(), &experts.down.to_vec_f32()],
+        [dim, inter, top_k],
+    );
+    Tensor::from_f32(&x.device(), &[tokens, dim], &values)
+}

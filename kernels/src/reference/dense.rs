@@ -1,0 +1,36 @@
+//! References of embedding, norm, linear and SwiGLU.
+
+/// Rows `ids` of `table` `[V, dim]`.
+pub fn embedding(table: &[f32], dim: usize, ids: &[u32]) -> Vec<f32> {
+    ids.iter().flat_map(|&id| &table[id as usize * dim..][..dim]).copied().collect()
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight` per row of `dim`.
+pub fn rms_norm(x: &[f32], weight: &[f32], dim: usize, eps: f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(dim) {
+        let mean_square = row.iter().map(|v| v * v).sum::<f32>() / dim as f32;
+        let scale = 1.0 / (mean_square + eps).sqrt();
+        out.extend(row.iter().zip(weight).map(|(v, w)| v * scale * w));
+    }
+    out
+}
+
+/// `x W^T + bias`: `x` `[T, k]`, `weight` `[n, k]`.
+pub fn linear(x: &[f32], weight: &[f32], bias: Option<&[f32]>, k: usize, n: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len() / k.max(1) * n);
+    for row in x.chunks_exact(k) {
+        for o in 0..n {
+            let dot: f32 = row.iter().zip(&weight[o * k..][..k]).map(|(a, b)| a * b).sum();
+            out.push(dot + bias.map_or(0.0, |b| b[o]));
+        }
+    }
+    out
+}
+
+/// `gate = silu(gate) * up`.
+pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + (-*g).exp()) * u;
+    }
+}

@@ -1,0 +1,10 @@
+//! Naive references: plain loops over `f32` slices that read like the formulas. Every forward is held against them;
+//! nothing else calls them.
+
+mod attention;
+mod dense;
+mod moe;
+
+pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope};
+pub use dense::{embedding, linear, rms_norm, silu_mul};
+pub use moe::{moe_experts, route};
