@@ -37,7 +37,8 @@ impl RopeTable {
             .collect();
         let shape = [tokens, inv_freq.len()];
         let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|&a| f(f64::from(a)) as f32 * attention_factor).collect();
+            let values: Vec<f32> =
+                angles.iter().map(|&a| f(f64::from(a)) as f32 * attention_factor).collect();
             Tensor::from_f32(&positions.device(), &shape, &values)
         };
         Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })

@@ -136,7 +136,9 @@ impl Tensor {
     /// Raw host bytes for writing in place.
     pub(crate) fn bytes_mut(&mut self, op: &'static str, arg: &'static str) -> Result<&mut [u8]> {
         match &mut self.storage {
-            Storage::Cpu(bytes) => Arc::get_mut(bytes).map(|b| &mut **b).ok_or(KernelError::Aliased { op, arg }),
+            Storage::Cpu(bytes) => {
+                Arc::get_mut(bytes).map(|b| &mut **b).ok_or(KernelError::Aliased { op, arg })
+            }
         }
     }
 

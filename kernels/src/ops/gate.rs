@@ -71,10 +71,15 @@ pub fn route(logits: &Tensor, correction_bias: Option<&Tensor>, config: &GateCon
 
 fn check(experts: usize, config: &GateConfig) -> Result<()> {
     let GateConfig { top_k, n_group, topk_group, .. } = *config;
-    let eligible = if n_group == 0 { 0 } else { experts / n_group * topk_group };
-    if n_group == 0 || !experts.is_multiple_of(n_group) {
-        return Err(KernelError::value("route", "n_group", format!("a divisor of {experts} experts"), n_group));
-    }
+    let Some(group_size) = experts.checked_div(n_group).filter(|size| size * n_group == experts) else {
+        return Err(KernelError::value(
+            "route",
+            "n_group",
+            format!("a divisor of {experts} experts"),
+            n_group,
+        ));
+    };
+    let eligible = group_size * topk_group;
     if topk_group == 0 || topk_group > n_group {
         return Err(KernelError::value("route", "topk_group", format!("1 to {n_group}"), topk_group));
     }

@@ -83,8 +83,7 @@ pub fn paged_mla(
     }
     let visible = batch.visible_rows(OP, blocks * block_size)?;
     let rows = cache.to_vec_f32();
-    let values =
-        reference::mqa(q.f32s(OP, "q")?, &rows, &visible, [heads, width, kv_lora_rank], scale);
+    let values = reference::mqa(q.f32s(OP, "q")?, &rows, &visible, [heads, width, kv_lora_rank], scale);
     Tensor::from_f32(&q.device(), &[tokens, heads, kv_lora_rank], &values)
 }
 

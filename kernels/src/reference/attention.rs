@@ -83,9 +83,10 @@ pub fn mla_project_value(o: &[f32], kv_b: &[f32], dims: &MlaDims) -> Vec<f32> {
     let mut out = Vec::new();
     for (i, o) in o.chunks_exact(latent).enumerate() {
         let value_rows = &kv_b[((i % num_heads) * (nope + v_head_dim) + nope) * latent..];
-        out.extend((0..v_head_dim).map(|v| {
-            o.iter().zip(&value_rows[v * latent..][..latent]).map(|(a, b)| a * b).sum::<f32>()
-        }));
+        out.extend(
+            (0..v_head_dim)
+                .map(|v| o.iter().zip(&value_rows[v * latent..][..latent]).map(|(a, b)| a * b).sum::<f32>()),
+        );
     }
     out
 }
