@@ -1,0 +1,61 @@
+//! [`BlockTable`]: the blocks of one sequence, returned when it is dropped.
+
+use std::sync::Arc;
+
+use crate::SchedulerError;
+use crate::allocator::Pool;
+
+/// The physical blocks of one sequence, in order. Key `i` lies in row `i % block_size` of block
+/// `blocks()[i / block_size]`. Dropping the table returns every block to its pool.
+#[derive(Debug)]
+pub struct BlockTable {
+    pool: Arc<Pool>,
+    blocks: Vec<u32>,
+    num_tokens: usize,
+}
+
+impl BlockTable {
+    pub(crate) fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, blocks: Vec::new(), num_tokens: 0 }
+    }
+
+    /// Makes room for `num_tokens` tokens in all. A smaller number than now changes nothing.
+    ///
+    /// # Errors
+    /// [`SchedulerError::OutOfBlocks`] if the pool lacks blocks; the table keeps what it had.
+    pub fn grow_to(&mut self, num_tokens: usize) -> Result<(), SchedulerError> {
+        let wanted = num_tokens.div_ceil(self.pool.block_size());
+        if wanted > self.blocks.len() {
+            self.pool.take(wanted - self.blocks.len(), &mut self.blocks)?;
+        }
+        self.num_tokens = self.num_tokens.max(num_tokens);
+        Ok(())
+    }
+
+    /// Keeps the first `num_tokens` tokens and returns the blocks that only later ones used. A larger number than
+    /// now changes nothing.
+    pub fn truncate(&mut self, num_tokens: usize) {
+        if num_tokens >= self.num_tokens {
+            return;
+        }
+        let kept = num_tokens.div_ceil(self.pool.block_size());
+        self.pool.give(self.blocks.drain(kept..));
+        self.num_tokens = num_tokens;
+    }
+
+    /// The physical blocks in sequence order.
+    pub fn blocks(&self) -> &[u32] {
+        &self.blocks
+    }
+
+    /// Tokens the table has room for by request; at most `blocks().len() * block_size`.
+    pub fn num_tokens(&self) -> usize {
+        self.num_tokens
+    }
+}
+
+impl Drop for BlockTable {
+    fn drop(&mut self) {
+        self.pool.give(self.blocks.drain(..));
+    }
+}
