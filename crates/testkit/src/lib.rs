@@ -1,0 +1,1 @@
+//! Tests only: the fixtures with their golden outputs, comparison with tolerance, random checkpoints.

@@ -1,0 +1,47 @@
+//! DeepSeek-V3, R1 and V3.1 (`model_type: deepseek_v3`): V2's block with another routing rule, and MTP.
+//!
+//! Sigmoid scores, chosen with `e_score_correction_bias` among the best groups by their top two, weighed without it.
+//! Paper: arXiv 2412.19437, section 2; upstream: `transformers/models/deepseek_v3`.
+
+use checkpoint::{DeepseekConfig, ModelConfig, MoeConfig, ScoringFunc, TopkMethod};
+use kernels::ops::{GateConfig, GroupScore, Scoring};
+
+use crate::deepseek_v2::Blocks;
+use crate::loader::Loader;
+use crate::{Decoder, ModelError, Mtp, Result};
+
+/// Reads a V3 model, with its MTP layers if the checkpoint has them.
+pub(crate) fn load(config: &DeepseekConfig, loader: &mut Loader<'_>) -> Result<Decoder> {
+    let DeepseekConfig { common, num_nextn_predict_layers, .. } = config;
+    let blocks = Blocks::new(config, config.moe.as_ref().map(gate).transpose()?)?;
+    let decoder = Decoder::load(ModelConfig::Deepseek(config.clone()), loader, |loader, layer_idx| {
+        blocks.load(loader, layer_idx)
+    })?;
+    let mtp = Mtp::load(
+        common,
+        *num_nextn_predict_layers,
+        decoder.embedding(),
+        loader,
+        |loader, layer_idx| blocks.load(loader, layer_idx),
+    )?;
+    Ok(decoder.with_mtp(mtp))
+}
+
+/// V3's routing rule.
+fn gate(moe: &MoeConfig) -> Result<GateConfig> {
+    if moe.scoring_func != ScoringFunc::Sigmoid {
+        return Err(ModelError::config("scoring_func", "sigmoid", format!("{:?}", moe.scoring_func)));
+    }
+    if moe.topk_method != TopkMethod::NoauxTc {
+        return Err(ModelError::config("topk_method", "noaux_tc", format!("{:?}", moe.topk_method)));
+    }
+    Ok(GateConfig {
+        scoring: Scoring::Sigmoid,
+        top_k: moe.num_experts_per_tok,
+        n_group: moe.n_group,
+        topk_group: moe.topk_group,
+        group_score: GroupScore::TopTwoSum,
+        norm_topk_prob: moe.norm_topk_prob,
+        routed_scaling_factor: moe.routed_scaling_factor,
+    })
+}

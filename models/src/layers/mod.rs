@@ -1,0 +1,30 @@
+//! The layers: what every family is assembled from. None of them knows a family's name; what varies between
+//! families is a field or an enum value that the family's file chose.
+//!
+//! `D` is `hidden_size`, `T` the step's tokens, `H` attention heads, `E` routed experts, `C` the latent width.
+
+mod attention;
+mod block;
+mod embedding;
+mod ffn;
+mod gqa;
+mod kv;
+mod linear;
+mod mla;
+mod mlp;
+mod moe;
+mod norm;
+mod rope;
+
+pub use attention::Attention;
+pub use block::Block;
+pub use embedding::Embedding;
+pub use ffn::Ffn;
+pub use gqa::{Gqa, GqaShape};
+pub use kv::{KvCache, KvLayout, LayerKv};
+pub use linear::Linear;
+pub use mla::{LatentQuery, Mla};
+pub use mlp::Mlp;
+pub use moe::Moe;
+pub use norm::RmsNorm;
+pub use rope::{RopeFrequencies, mla_softmax_scale};

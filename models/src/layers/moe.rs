@@ -1,0 +1,38 @@
+//! [`Moe`]: the mixture-of-experts layer (DeepSeekMoE, arXiv 2401.06066; routing as in DeepSeek-V3 section 2.1.2).
+
+use kernels::ops::{self, Experts, GateConfig};
+use kernels::{Tensor, Weight};
+
+use crate::layers::Mlp;
+use crate::{Result, StepContext};
+
+/// `sum_k w_k * expert_k(x) + shared(x)`.
+#[derive(Debug)]
+pub struct Moe {
+    /// Index of the decoder layer, for the probe.
+    pub layer_idx: usize,
+    /// Router `[E, D]`, held in `F32`: logits decide discrete choices and are never quantised.
+    pub gate: Weight,
+    /// `e_score_correction_bias` `[E]`, `F32`: shifts the choice, never the weights.
+    pub correction_bias: Option<Tensor>,
+    /// The rule that turns logits into experts and weights.
+    pub gate_config: GateConfig,
+    /// The routed experts.
+    pub experts: Experts,
+    /// All shared experts as one MLP of `n_shared_experts * moe_intermediate_size`, always with weight 1.
+    pub shared_experts: Option<Mlp>,
+}
+
+impl Moe {
+    /// `x` `[T, D]`, normed, to `[T, D]`.
+    pub fn forward(&self, ctx: &mut StepContext<'_>, x: &Tensor) -> Result<Tensor> {
+        let logits = ops::linear(x, &self.gate, None)?;
+        let routing = ops::route(&logits, self.correction_bias.as_ref(), &self.gate_config)?;
+        ctx.probe_router(self.layer_idx, &logits, &routing);
+        let mut out = ops::moe_experts(x, &routing, &self.experts)?;
+        if let Some(shared_experts) = &self.shared_experts {
+            ops::add_assign(&mut out, &shared_experts.forward(x)?)?;
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,38 @@
+//! The model families of cachalot: DeepSeek-V2, V2-Lite, Coder-V2, V3, R1 and V3.1, deepseek-moe-16b, and the dense
+//! llama and qwen2 decoders of DeepSeek-LLM, DeepSeek-Coder and the R1 distills.
+//!
+//! A family is one file that says which [`layers`] stand in which place; the layers never learn which family they
+//! serve, and a forward has no family branch: whatever varies is an enum value ([`layers::Attention`],
+//! [`layers::Ffn`]) chosen when the model is built. Everything runs over `kernels::ops`, so a model is written once
+//! for every device.
+//!
+//! ```text
+//! load -> families (llama, deepseek, deepseek_v2, deepseek_v3) -> Decoder -> Block -> Attention, Ffn -> kernels::ops
+//! ```
+//!
+//! Deliberately absent: tensor state outside [`KvCache`], global state, text. A forward takes the step's
+//! [`StepContext`] first, then the [`Batch`], then the cache it writes to.
+
+mod batch;
+mod context;
+mod decoder;
+mod deepseek;
+mod deepseek_v2;
+mod deepseek_v3;
+mod error;
+mod llama;
+mod loader;
+mod model;
+mod mtp;
+mod summary;
+
+pub mod layers;
+
+pub use batch::Batch;
+pub use context::{Probe, StepContext};
+pub use decoder::Decoder;
+pub use error::{ModelError, Result};
+pub use layers::{KvCache, KvLayout, LayerKv};
+pub use model::{Model, load};
+pub use mtp::{Mtp, MtpLayer};
+pub use summary::{ModelSummary, SummaryPart, kv_layout, mtp_kv_layout, summary};

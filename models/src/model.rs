@@ -1,0 +1,74 @@
+//! [`Model`]: what an engine may ask of a model, and [`load`], which builds the right family.
+
+use checkpoint::{Checkpoint, DeepseekGeneration, LoadProgress, ModelConfig};
+use kernels::{Device, Tensor};
+
+use crate::layers::{KvCache, KvLayout};
+use crate::loader::Loader;
+use crate::{Batch, ModelSummary, Mtp, Result, StepContext, deepseek, deepseek_v2, deepseek_v3, llama};
+
+/// A decoder-only language model over a paged KV cache.
+///
+/// A forward changes nothing but the cache rows of its own tokens (and the context), so that one model serves any
+/// number of sequences, and a token's result does not depend on what else is in the batch.
+pub trait Model: Send + Sync {
+    /// The config it was built from.
+    fn config(&self) -> &ModelConfig;
+
+    /// What each decoder layer caches per token.
+    fn kv_layout(&self) -> &KvLayout;
+
+    /// Runs the batch's tokens, writing their keys into `kv`: the final-normed hidden states `[T, D]`.
+    ///
+    /// # Errors
+    /// Ids beyond the vocabulary, slots beyond the cache, a cache of another layout. After an error the cache rows
+    /// of the batch's own tokens are unspecified; all others are untouched.
+    fn forward(&self, ctx: &mut StepContext<'_>, batch: &Batch, kv: &mut KvCache) -> Result<Tensor>;
+
+    /// Logits `[R, V]` of final-normed hidden states `[R, D]` (gather the rows that are sampled first).
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
+
+    /// The multi-token-prediction layers, if the checkpoint has them.
+    fn mtp(&self) -> Option<&Mtp>;
+
+    /// Bytes of all weights resident, MTP and scales included.
+    fn weight_bytes(&self) -> usize;
+
+    /// Tensors of the checkpoint that the family does not know, sorted. Not empty means that the checkpoint says
+    /// something that the outputs do not reflect: tell the user.
+    fn unknown_tensors(&self) -> &[String];
+
+    /// Parameter counts by part.
+    fn summary(&self) -> &ModelSummary;
+
+    /// Parameters of the decoder, MTP not counted.
+    fn num_parameters(&self) -> u64 {
+        self.summary().total_parameters
+    }
+
+    /// Parameters that one token passes through, MTP not counted.
+    fn num_active_parameters(&self) -> u64 {
+        self.summary().active_parameters
+    }
+}
+
+/// Reads the model of `checkpoint` onto `device`, telling `progress` as bytes arrive.
+///
+/// # Errors
+/// A config that no family here computes, or a tensor that is missing or misshapen.
+pub fn load(
+    checkpoint: &Checkpoint,
+    device: &Device,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Box<dyn Model>> {
+    let mut loader = Loader::new(checkpoint, device, progress);
+    let decoder = match checkpoint.config() {
+        ModelConfig::Llama(config) => llama::load(config, &mut loader)?,
+        ModelConfig::Deepseek(config) => match config.generation {
+            DeepseekGeneration::V1 => deepseek::load(config, &mut loader)?,
+            DeepseekGeneration::V2 => deepseek_v2::load(config, &mut loader)?,
+            DeepseekGeneration::V3 => deepseek_v3::load(config, &mut loader)?,
+        },
+    };
+    Ok(Box::new(decoder.finish(&loader)))
+}

@@ -1,0 +1,183 @@
+//! [`summary`]: parameter counts and KV layout from the config alone, for `inspect` and for plans made before a byte
+//! of weights is read.
+
+use checkpoint::{CommonConfig, DeepseekConfig, LlamaConfig, MlaConfig, ModelConfig, MoeConfig};
+
+use crate::deepseek_v2::is_moe_layer;
+use crate::layers::{KvLayout, LayerKv};
+
+/// Parameters of one part of the model, over all layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SummaryPart {
+    /// What the part is.
+    pub name: &'static str,
+    /// All its parameters.
+    pub parameters: u64,
+    /// Those that one token passes through.
+    pub active: u64,
+}
+
+/// Parameter counts of a model. Quantisation scales are not parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSummary {
+    /// Parameters of the decoder, embedding and head included, MTP layers not.
+    pub total_parameters: u64,
+    /// Parameters that one token passes through: the head counts, the embedding (one row of it) does not.
+    pub active_parameters: u64,
+    /// Parameters of the MTP layers that the config announces, without the embedding and head they share.
+    pub mtp_parameters: u64,
+    /// The decoder's parts, in the order a token meets them; parts without parameters are left out.
+    pub parts: Vec<SummaryPart>,
+}
+
+/// Counts the parameters of the model that `config` describes.
+pub fn summary(config: &ModelConfig) -> ModelSummary {
+    let common = config.common();
+    let (dim, vocab) = (common.hidden_size as u64, common.vocab_size as u64);
+    let layers = 0..common.num_hidden_layers;
+    let mut counts = Counts::default();
+    layers.for_each(|layer_idx| counts.add_layer(config, layer_idx));
+    counts.norms += dim;
+    // A tied head costs no parameters of its own, but a token passes through it all the same.
+    let head = dim * vocab;
+    let stored_head = if common.tie_word_embeddings { 0 } else { head };
+    let all = |name, parameters| SummaryPart { name, parameters, active: parameters };
+    let mut parts = vec![
+        SummaryPart { name: "embedding", parameters: dim * vocab, active: 0 },
+        all("attention", counts.attention),
+        all("dense feed-forward", counts.dense),
+        all("router", counts.router),
+        all("shared experts", counts.shared_experts),
+        SummaryPart {
+            name: "routed experts",
+            parameters: counts.routed_experts,
+            active: counts.chosen_experts,
+        },
+        all("norms", counts.norms),
+        SummaryPart { name: "head", parameters: stored_head, active: head },
+    ];
+    parts.retain(|part| part.parameters + part.active > 0);
+    ModelSummary {
+        total_parameters: parts.iter().map(|p| p.parameters).sum(),
+        active_parameters: parts.iter().map(|p| p.active).sum(),
+        mtp_parameters: mtp_parameters(config),
+        parts,
+    }
+}
+
+/// What each decoder layer caches per token.
+pub fn kv_layout(config: &ModelConfig) -> KvLayout {
+    KvLayout { layers: vec![layer_kv(config); config.common().num_hidden_layers] }
+}
+
+/// What each MTP layer caches per token; empty for families without them.
+pub fn mtp_kv_layout(config: &ModelConfig) -> KvLayout {
+    KvLayout { layers: vec![layer_kv(config); num_mtp_layers(config)] }
+}
+
+fn layer_kv(config: &ModelConfig) -> LayerKv {
+    match config {
+        ModelConfig::Deepseek(DeepseekConfig { mla: Some(mla), .. }) => {
+            LayerKv::Mla { kv_lora_rank: mla.kv_lora_rank, qk_rope_head_dim: mla.qk_rope_head_dim }
+        }
+        ModelConfig::Deepseek(DeepseekConfig { common, .. }) | ModelConfig::Llama(LlamaConfig { common, .. }) => {
+            LayerKv::Gqa { num_kv_heads: common.num_key_value_heads, head_dim: common.head_dim }
+        }
+    }
+}
+
+fn num_mtp_layers(config: &ModelConfig) -> usize {
+    match config {
+        ModelConfig::Deepseek(config) => config.num_nextn_predict_layers,
+        ModelConfig::Llama(_) => 0,
+    }
+}
+
+fn mtp_parameters(config: &ModelConfig) -> u64 {
+    let CommonConfig { hidden_size, num_hidden_layers, .. } = *config.common();
+    let dim = hidden_size as u64;
+    let mut counts = Counts::default();
+    for depth in 0..num_mtp_layers(config) {
+        counts.add_layer(config, num_hidden_layers + depth);
+        // enorm, hnorm, shared_head.norm; eh_proj.
+        counts.norms += 3 * dim;
+        counts.dense += 2 * dim * dim;
+    }
+    counts.total()
+}
+
+/// Parameters of the blocks so far.
+#[derive(Debug, Default)]
+struct Counts {
+    attention: u64,
+    dense: u64,
+    router: u64,
+    shared_experts: u64,
+    routed_experts: u64,
+    chosen_experts: u64,
+    norms: u64,
+}
+
+impl Counts {
+    fn total(&self) -> u64 {
+        self.attention + self.dense + self.router + self.shared_experts + self.routed_experts + self.norms
+    }
+
+    fn add_layer(&mut self, config: &ModelConfig, layer_idx: usize) {
+        let common = config.common();
+        let dim = common.hidden_size as u64;
+        self.norms += 2 * dim;
+        let dense = 3 * dim * common.intermediate_size as u64;
+        match config {
+            ModelConfig::Llama(config) => {
+                self.attention += gqa(common, [config.qkv_bias, config.o_bias]);
+                self.dense += dense;
+            }
+            ModelConfig::Deepseek(config) => {
+                self.attention += match &config.mla {
+                    Some(mla) => mla_parameters(common, mla),
+                    None => gqa(common, [false, false]),
+                };
+                match &config.moe {
+                    Some(moe) if is_moe_layer(moe, layer_idx) => self.add_moe(moe, dim),
+                    _ => self.dense += dense,
+                }
+            }
+        }
+    }
+
+    fn add_moe(&mut self, moe: &MoeConfig, dim: u64) {
+        let expert = 3 * dim * moe.moe_intermediate_size as u64;
+        let experts = moe.n_routed_experts as u64;
+        let bias = if has_correction_bias(moe) { experts } else { 0 };
+        self.router += dim * experts + bias;
+        self.shared_experts += expert * moe.n_shared_experts as u64;
+        self.routed_experts += expert * experts;
+        self.chosen_experts += expert * moe.num_experts_per_tok as u64;
+    }
+}
+
+fn has_correction_bias(moe: &MoeConfig) -> bool {
+    moe.topk_method == checkpoint::TopkMethod::NoauxTc
+}
+
+fn gqa(common: &CommonConfig, [qkv_bias, o_bias]: [bool; 2]) -> u64 {
+    let dim = common.hidden_size;
+    let q = common.num_attention_heads * common.head_dim;
+    let kv = common.num_key_value_heads * common.head_dim;
+    let bias = if qkv_bias { q + 2 * kv } else { 0 } + if o_bias { dim } else { 0 };
+    (dim * (2 * q + 2 * kv) + bias) as u64
+}
+
+fn mla_parameters(common: &CommonConfig, mla: &MlaConfig) -> u64 {
+    let (dim, heads) = (common.hidden_size, common.num_attention_heads);
+    let MlaConfig { q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim } = *mla;
+    let q_dim = heads * (qk_nope_head_dim + qk_rope_head_dim);
+    let q = match q_lora_rank {
+        None => dim * q_dim,
+        Some(rank) => dim * rank + rank + rank * q_dim,
+    };
+    let kv_a = dim * (kv_lora_rank + qk_rope_head_dim) + kv_lora_rank;
+    let kv_b = kv_lora_rank * heads * (qk_nope_head_dim + v_head_dim);
+    (q + kv_a + kv_b + heads * v_head_dim * dim) as u64
+}
