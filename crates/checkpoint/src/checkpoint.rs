@@ -109,11 +109,8 @@ impl Checkpoint {
             Err(error) => return Err(CheckpointError::io("read", &generation_path)(error)),
         };
         let index = shard_index::find(dir)?;
-        let shards = index
-            .files
-            .iter()
-            .map(|file| Shard::map(&dir.join(file), file))
-            .collect::<Result<Vec<_>>>()?;
+        let shards =
+            index.files.iter().map(|file| Shard::map(&dir.join(file), file)).collect::<Result<Vec<_>>>()?;
         Self::new(config, generation, shards, &index.weight_map)
     }
 

@@ -85,7 +85,13 @@ fn parse_entry(file: &str, name: &str, value: Value) -> Result<Entry> {
         })?;
     }
     serde_json::from_value(value).map_err(|error| {
-        CheckpointError::tensor(file, name, "header entry", "{dtype, shape, data_offsets: [begin, end]}", error)
+        CheckpointError::tensor(
+            file,
+            name,
+            "header entry",
+            "{dtype, shape, data_offsets: [begin, end]}",
+            error,
+        )
     })
 }
 
@@ -101,14 +107,13 @@ fn check_entry(file: &str, name: &str, entry: &Entry) -> Result<()> {
             format!("[{begin}, {end}]"),
         ));
     }
-    let bits = entry
-        .shape
-        .iter()
-        .try_fold(entry.dtype.bitsize(), |bits, &dim| bits.checked_mul(dim))
-        .ok_or_else(|| {
-            let found = format!("{:?} of {:?}", entry.shape, entry.dtype);
-            CheckpointError::tensor(file, name, "shape", "a size that fits the address space", found)
-        })?;
+    let bits =
+        entry.shape.iter().try_fold(entry.dtype.bitsize(), |bits, &dim| bits.checked_mul(dim)).ok_or_else(
+            || {
+                let found = format!("{:?} of {:?}", entry.shape, entry.dtype);
+                CheckpointError::tensor(file, name, "shape", "a size that fits the address space", found)
+            },
+        )?;
     if !bits.is_multiple_of(8) || bits / 8 != end - begin {
         let expected = format!("{} bytes for {:?} of {:?}", bits.div_ceil(8), entry.shape, entry.dtype);
         return Err(CheckpointError::tensor(

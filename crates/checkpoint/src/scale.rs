@@ -43,8 +43,10 @@ pub(crate) fn find<'a>(
     [n, k]: [usize; 2],
 ) -> Result<(Stored<'a>, DType)> {
     let [block_rows, block_cols] = block_size(checkpoint, weight)?;
-    let scale =
-        SUFFIXES.iter().find_map(|suffix| checkpoint.find(&format!("{prefix}.{suffix}"))).ok_or_else(|| {
+    let scale = SUFFIXES
+        .iter()
+        .find_map(|suffix| checkpoint.find(&format!("{prefix}.{suffix}")))
+        .ok_or_else(|| {
             let expected = format!("`{prefix}.weight_scale_inv` or `{prefix}.scale` beside it");
             weight.error("scale", expected, "neither")
         })?;

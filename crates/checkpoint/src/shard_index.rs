@@ -1,5 +1,5 @@
-//! Which safetensors files make up a model directory: `model.safetensors.index.json` if there is one, otherwise every
-//! safetensors file in it.
+//! Which safetensors files make up a model directory: `model.safetensors` if it is there, else what
+//! `model.safetensors.index.json` lists, else every safetensors file. The order is upstream's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -10,6 +10,8 @@ use serde_json::Value;
 use crate::config::document;
 use crate::{CheckpointError, Result};
 
+/// Name of the only file of a model that is not sharded.
+const SINGLE_FILE: &str = "model.safetensors";
 /// Name of the index file.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
@@ -24,6 +26,9 @@ pub(crate) struct ShardIndex {
 
 /// Finds the safetensors files of `dir`.
 pub(crate) fn find(dir: &Path) -> Result<ShardIndex> {
+    if dir.join(SINGLE_FILE).is_file() {
+        return Ok(ShardIndex { files: vec![SINGLE_FILE.to_owned()], weight_map: BTreeMap::new() });
+    }
     let path = dir.join(INDEX_FILE);
     if path.exists() {
         let bytes = std::fs::read(&path).map_err(CheckpointError::io("read", &path))?;
@@ -35,7 +40,7 @@ pub(crate) fn find(dir: &Path) -> Result<ShardIndex> {
         let listed: Vec<_> = present.iter().take(8).cloned().collect();
         let found = if listed.is_empty() { "an empty directory".to_owned() } else { listed.join(", ") };
         return Err(CheckpointError::MissingFile {
-            file: dir.join("model.safetensors").display().to_string(),
+            file: dir.join(SINGLE_FILE).display().to_string(),
             expected: "at least one .safetensors file (pickled .bin and .pt files are not read)".to_owned(),
             found,
         });
@@ -53,10 +58,9 @@ fn from_index(bytes: &[u8], dir: &Path) -> Result<ShardIndex> {
     let mut weight_map = BTreeMap::new();
     for (tensor, file) in map {
         let key = || format!("weight_map.{tensor}");
-        let name = file
-            .as_str()
-            .filter(|name| is_plain_name(name))
-            .ok_or_else(|| CheckpointError::config(INDEX_FILE, key(), "a file name in this directory", file))?;
+        let name = file.as_str().filter(|name| is_plain_name(name)).ok_or_else(|| {
+            CheckpointError::config(INDEX_FILE, key(), "a file name in this directory", file)
+        })?;
         if !is_safetensors(name) {
             return Err(CheckpointError::config(INDEX_FILE, key(), "a .safetensors file", file));
         }

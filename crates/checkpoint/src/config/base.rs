@@ -91,13 +91,12 @@ pub(crate) fn settle_grouped_query(fields: &Fields<'_>, common: &mut CommonConfi
         common.num_key_value_heads = heads;
     }
     if !heads.is_multiple_of(common.num_key_value_heads) {
-        return Err(
-            fields.error("num_key_value_heads", format!("a divisor of num_attention_heads {heads}"))
-        );
+        return Err(fields.error("num_key_value_heads", format!("a divisor of num_attention_heads {heads}")));
     }
     if common.head_dim == 0 {
         if !common.hidden_size.is_multiple_of(heads) {
-            return Err(fields.error("num_attention_heads", format!("a divisor of hidden_size {}", common.hidden_size)));
+            return Err(fields
+                .error("num_attention_heads", format!("a divisor of hidden_size {}", common.hidden_size)));
         }
         common.head_dim = common.hidden_size / heads;
     }

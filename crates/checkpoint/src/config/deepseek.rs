@@ -138,9 +138,7 @@ fn mla(fields: &Fields<'_>) -> Result<MlaConfig> {
         v_head_dim: fields.size("v_head_dim", MAX_WIDTH)?,
     };
     if !mla.qk_rope_head_dim.is_multiple_of(2) {
-        return Err(
-            fields.error("qk_rope_head_dim", "an even number, because rotary embedding turns pairs")
-        );
+        return Err(fields.error("qk_rope_head_dim", "an even number, because rotary embedding turns pairs"));
     }
     Ok(mla)
 }
@@ -242,8 +240,10 @@ fn check_groups(fields: &Fields<'_>, moe: &MoeConfig) -> Result<()> {
         eligible = group_size * moe.topk_group;
     }
     if moe.num_experts_per_tok > eligible {
-        return Err(fields
-            .error("num_experts_per_tok", format!("at most the {eligible} experts that a token may choose from")));
+        return Err(fields.error(
+            "num_experts_per_tok",
+            format!("at most the {eligible} experts that a token may choose from"),
+        ));
     }
     Ok(())
 }
