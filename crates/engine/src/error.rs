@@ -1,0 +1,80 @@
+//! The one error type of the engine.
+
+use kernels::KernelError;
+use models::ModelError;
+use scheduler::SchedulerError;
+
+/// Why an engine could not be built, a request was refused, or a step failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A request that cannot be run. Nothing was allocated.
+    #[error("{field} is {found}, expected {expected}")]
+    Request {
+        /// The field of the request or of its sampling parameters.
+        field: &'static str,
+        /// The accepted range in words.
+        expected: String,
+        /// The value that came.
+        found: String,
+    },
+    /// An engine option out of range.
+    #[error("engine option {field} is {found}, expected {expected}")]
+    Options {
+        /// The field of [`crate::EngineOptions`].
+        field: &'static str,
+        /// The accepted range in words.
+        expected: String,
+        /// The value that came.
+        found: String,
+    },
+    /// The KV pool does not fit the memory of the machine.
+    #[error(
+        "the KV cache for {context_len} tokens needs {} MiB, but only {} MiB of memory are available; \
+         choose a shorter context",
+        .needed_bytes >> 20, .available_bytes >> 20
+    )]
+    Memory {
+        /// Tokens the pool was to hold.
+        context_len: usize,
+        /// Bytes of the pool.
+        needed_bytes: u64,
+        /// Bytes the operating system reports as available.
+        available_bytes: u64,
+    },
+    /// Logits that define no distribution.
+    #[error("the logit of token {token} is {value}: there is no distribution to sample from")]
+    Logits {
+        /// The first offending token.
+        token: usize,
+        /// Its logit.
+        value: f32,
+    },
+    /// The operating system gave no randomness for a seed.
+    #[error("no seed was given and the operating system offers no randomness: {reason}")]
+    Entropy {
+        /// What it said.
+        reason: String,
+    },
+    /// No KV blocks left, because other sequences hold them.
+    #[error(transparent)]
+    Blocks(#[from] SchedulerError),
+    /// The forward pass failed.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// An op on a step's tensors failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+impl EngineError {
+    /// An [`EngineError::Request`].
+    pub(crate) fn request(field: &'static str, expected: impl Into<String>, found: impl ToString) -> Self {
+        Self::Request { field, expected: expected.into(), found: found.to_string() }
+    }
+
+    /// An [`EngineError::Options`].
+    pub(crate) fn options(field: &'static str, expected: impl Into<String>, found: impl ToString) -> Self {
+        Self::Options { field, expected: expected.into(), found: found.to_string() }
+    }
+}

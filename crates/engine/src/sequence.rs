@@ -1,0 +1,51 @@
+//! [`Sequence`]: the tokens whose keys and values lie in the KV cache, and the blocks that hold them.
+
+use scheduler::BlockTable;
+
+/// The cached part of one conversation. Dropping it returns its blocks to the engine.
+#[derive(Debug)]
+pub struct Sequence {
+    tokens: Vec<u32>,
+    pub(crate) table: BlockTable,
+}
+
+impl Sequence {
+    pub(crate) fn new(table: BlockTable) -> Self {
+        Self { tokens: Vec::new(), table }
+    }
+
+    /// The tokens whose keys and values are cached, in order.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens cached.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// True if nothing is cached.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Keeps what `prompt` begins with and returns the number of tokens kept. At least one token of the prompt is
+    /// left to compute, because the next token is sampled from the last one's logits.
+    pub fn reuse_for(&mut self, prompt: &[u32]) -> usize {
+        let limit = prompt.len().saturating_sub(1);
+        let shared = self.tokens.iter().zip(&prompt[..limit]).take_while(|(a, b)| a == b).count();
+        self.truncate(shared);
+        shared
+    }
+
+    /// Forgets the tokens from position `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.tokens.truncate(len);
+        self.table.truncate(len);
+    }
+
+    pub(crate) fn commit(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        debug_assert_eq!(self.tokens.len(), self.table.num_tokens(), "every cached token has its row");
+    }
+}
