@@ -67,6 +67,9 @@ impl Decoder {
 
     /// Takes over what the loader counted once everything is read.
     pub(crate) fn finish(self, loader: &Loader<'_>) -> Self {
+        let mtp_parameters = if self.mtp.is_some() { self.summary.mtp_parameters } else { 0 };
+        let expected = self.summary.total_parameters + mtp_parameters;
+        debug_assert_eq!(loader.parameters(), expected, "the summary counts what the family reads");
         Self { weight_bytes: loader.bytes(), unknown_tensors: loader.unknown_tensors(), ..self }
     }
 }

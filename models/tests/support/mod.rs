@@ -1,0 +1,116 @@
+//! Drives a model over a paged cache the way an engine would, with everything that can go wrong turned on: physical
+//! blocks in random order, the unused part of the pool full of NaN.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use kernels::ops::PagedBatch;
+use kernels::{DType, Device, Tensor};
+use models::{Batch, KvCache, Model, StepContext};
+use testkit::{Fixture, Random};
+
+/// Logit tolerance for a prompt of `n` tokens; the fixtures' README explains it.
+pub fn tolerance(n: usize) -> f32 {
+    match n {
+        0..=7 => 1e-4,
+        8..=33 => 3e-4,
+        _ => 1e-3,
+    }
+}
+
+/// The model of a fixture.
+pub fn load(fixture: &Fixture) -> Box<dyn Model> {
+    models::load(&fixture.checkpoint(), &Device::Cpu, &mut |_| {})
+        .unwrap_or_else(|e| panic!("{}: {e}", fixture.name()))
+}
+
+/// One sequence: how many of its tokens are cached, and in which blocks.
+#[derive(Debug, Clone, Default)]
+pub struct Sequence {
+    pub tokens: Vec<u32>,
+    pub cached: usize,
+    pub blocks: Vec<u32>,
+}
+
+impl Sequence {
+    pub fn new(tokens: &[u32]) -> Self {
+        Self { tokens: tokens.to_vec(), ..Self::default() }
+    }
+}
+
+/// A pool of blocks in random order, and the caches that they index.
+pub struct Pool {
+    pub kv: KvCache,
+    pub mtp_kv: Option<KvCache>,
+    free: Vec<u32>,
+}
+
+impl Pool {
+    /// `num_blocks` blocks, all NaN, handed out in an order that `seed` decides.
+    pub fn new(model: &dyn Model, dtype: DType, num_blocks: usize, block_size: usize, seed: u64) -> Self {
+        let cache = |layout| KvCache::poisoned(&Device::Cpu, layout, num_blocks, block_size, dtype).unwrap();
+        Self {
+            kv: cache(model.kv_layout()),
+            mtp_kv: model.mtp().map(|mtp| cache(mtp.kv_layout())),
+            free: Random::new(seed).permutation(num_blocks),
+        }
+    }
+
+    /// Enough blocks for `tokens`, and as many again that stay NaN.
+    pub fn for_tokens(model: &dyn Model, tokens: usize, block_size: usize) -> Self {
+        Self::new(model, DType::F32, 2 * tokens.div_ceil(block_size) + 3, block_size, tokens as u64)
+    }
+
+    /// The batch that advances each sequence by the given number of its tokens.
+    pub fn batch(&mut self, work: &mut [(&mut Sequence, usize)]) -> Batch {
+        let block_size = self.kv.block_size();
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        for (sequence, new) in work.iter_mut() {
+            let range = sequence.cached..sequence.cached + *new;
+            while sequence.blocks.len() * block_size < range.end {
+                sequence.blocks.push(self.free.pop().expect("a free block"));
+            }
+            ids.extend_from_slice(&sequence.tokens[range.clone()]);
+            positions.extend(range.map(|p| p as u32));
+        }
+        let paging: Vec<_> =
+            work.iter().map(|(s, new)| (*new, s.cached + new, s.blocks.as_slice())).collect();
+        let paged = PagedBatch::new(&Device::Cpu, block_size, &paging).unwrap();
+        Batch::new(&ids, &positions, paged).unwrap()
+    }
+
+    /// One step; the hidden states `[T, D]` of all its tokens.
+    pub fn step(
+        &mut self,
+        model: &dyn Model,
+        ctx: &mut StepContext<'_>,
+        work: &mut [(&mut Sequence, usize)],
+    ) -> Tensor {
+        let batch = self.batch(work);
+        let hidden = model.forward(ctx, &batch, &mut self.kv).unwrap();
+        work.iter_mut().for_each(|(sequence, new)| sequence.cached += *new);
+        hidden
+    }
+
+    /// Prefills `tokens` in chunks of at most `chunk`; the logits `[n * V]` at every position.
+    pub fn prefill(&mut self, model: &dyn Model, sequence: &mut Sequence, chunk: usize) -> Vec<f32> {
+        let mut ctx = StepContext::new(&Device::Cpu);
+        let mut logits = Vec::new();
+        while sequence.cached < sequence.tokens.len() {
+            let new = chunk.min(sequence.tokens.len() - sequence.cached);
+            let hidden = self.step(model, &mut ctx, &mut [(sequence, new)]);
+            logits.extend(model.logits(&hidden).unwrap().to_vec_f32());
+        }
+        logits
+    }
+}
+
+/// Logits of a whole prompt in one step.
+pub fn prompt_logits(model: &dyn Model, tokens: &[u32]) -> Vec<f32> {
+    Pool::for_tokens(model, tokens.len(), 16).prefill(model, &mut Sequence::new(tokens), tokens.len())
+}
+
+/// Index of the largest logit.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.expect("logits").0 as u32
+}
