@@ -68,6 +68,18 @@ pub enum CheckpointError {
         /// What it is.
         found: String,
     },
+    /// A model cannot be had from the hub or its cache.
+    #[error("{model}: {what}: expected {expected}, found {found}")]
+    Hub {
+        /// The hub id with its revision.
+        model: String,
+        /// The file, or the step.
+        what: String,
+        /// What is needed, and what to do about it.
+        expected: String,
+        /// What the hub or the cache has.
+        found: String,
+    },
     /// A kernel type rejected what was loaded.
     #[error("tensor `{tensor}`: {source}")]
     Kernel {

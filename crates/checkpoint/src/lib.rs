@@ -13,6 +13,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod header;
+pub mod hub;
 mod load;
 mod progress;
 mod scale;

@@ -11,7 +11,7 @@ use crate::config::document;
 use crate::{CheckpointError, Result};
 
 /// Name of the only file of a model that is not sharded.
-const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 /// Name of the index file.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
@@ -50,26 +50,8 @@ pub(crate) fn find(dir: &Path) -> Result<ShardIndex> {
 }
 
 fn from_index(bytes: &[u8], dir: &Path) -> Result<ShardIndex> {
-    let value = document(bytes, INDEX_FILE)?;
-    let Some(Value::Object(map)) = value.get("weight_map") else {
-        let found = value.get("weight_map").map_or("nothing", |_| "another type");
-        return Err(CheckpointError::config(INDEX_FILE, "weight_map", "an object of file names", found));
-    };
-    let mut weight_map = BTreeMap::new();
-    for (tensor, file) in map {
-        let key = || format!("weight_map.{tensor}");
-        let name = file.as_str().filter(|name| is_plain_name(name)).ok_or_else(|| {
-            CheckpointError::config(INDEX_FILE, key(), "a file name in this directory", file)
-        })?;
-        if !is_safetensors(name) {
-            return Err(CheckpointError::config(INDEX_FILE, key(), "a .safetensors file", file));
-        }
-        weight_map.insert(tensor.clone(), name.to_owned());
-    }
-    if weight_map.is_empty() {
-        return Err(CheckpointError::config(INDEX_FILE, "weight_map", "at least one tensor", "none"));
-    }
-    let files: BTreeSet<_> = weight_map.values().cloned().collect();
+    let weight_map = weight_map(bytes)?;
+    let files = distinct_files(&weight_map);
     for file in &files {
         if !dir.join(file).is_file() {
             let tensors = weight_map.values().filter(|name| *name == file).count();
@@ -80,7 +62,37 @@ fn from_index(bytes: &[u8], dir: &Path) -> Result<ShardIndex> {
             });
         }
     }
-    Ok(ShardIndex { files: files.into_iter().collect(), weight_map })
+    Ok(ShardIndex { files, weight_map })
+}
+
+/// The files that the index in `bytes` names, sorted, whether they exist or not.
+pub(crate) fn file_names_of(bytes: &[u8]) -> Result<Vec<String>> {
+    Ok(distinct_files(&weight_map(bytes)?))
+}
+
+fn distinct_files(weight_map: &BTreeMap<String, String>) -> Vec<String> {
+    weight_map.values().cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn weight_map(bytes: &[u8]) -> Result<BTreeMap<String, String>> {
+    let value = document(bytes, INDEX_FILE)?;
+    let Some(Value::Object(map)) = value.get("weight_map") else {
+        let found = value.get("weight_map").map_or("nothing", |_| "another type");
+        return Err(CheckpointError::config(INDEX_FILE, "weight_map", "an object of file names", found));
+    };
+    let mut weight_map = BTreeMap::new();
+    for (tensor, file) in map {
+        let expected = "the name of a .safetensors file in this directory";
+        let name =
+            file.as_str().filter(|name| is_plain_name(name) && is_safetensors(name)).ok_or_else(|| {
+                CheckpointError::config(INDEX_FILE, format!("weight_map.{tensor}"), expected, file)
+            })?;
+        weight_map.insert(tensor.clone(), name.to_owned());
+    }
+    if weight_map.is_empty() {
+        return Err(CheckpointError::config(INDEX_FILE, "weight_map", "at least one tensor", "none"));
+    }
+    Ok(weight_map)
 }
 
 /// One path component that is not `..`: an index must not reach outside its directory.
