@@ -10,48 +10,118 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+SLOTS = 128
+
+
+class Normalize(torch.autograd.Function):
+    """RMS normalisation in f32, returned in `dtype`.
+
+    Written by hand, like the functions below, because training on a CPU spends its time in element-wise passes:
+    each saves several over what automatic differentiation would run.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, eps, dtype):
+        x = x.float()
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse, weight)
+        return (unit * weight).to(dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        unit, inverse, weight = ctx.saved_tensors
+        grad = grad.float()
+        product = grad * unit
+        grad_weight = product.flatten(0, -2).sum(0)
+        mean = (product @ weight).div_(unit.shape[-1]).unsqueeze(-1)
+        return (grad * weight).addcmul_(unit, mean, value=-1).mul_(inverse), grad_weight, None, None
+
 
 class RMSNorm(nn.Module):
+    """Weight in f32; the result has the dtype the matrices compute in."""
+
     def __init__(self, size, eps=1e-6):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
+        self.dtype = torch.float32
 
     def forward(self, x):
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps)
+        return Normalize.apply(x, self.weight, self.eps, self.dtype)
+
+
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) * up for a tensor that holds gate and up side by side."""
+
+    @staticmethod
+    def forward(ctx, both):
+        gate, up = both.chunk(2, -1)
+        ctx.save_for_backward(both)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = ctx.saved_tensors[0].chunk(2, -1)
+        out = torch.empty_like(ctx.saved_tensors[0])
+        out_gate, out_up = out.chunk(2, -1)
+        torch.mul(grad, F.silu(gate), out=out_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=out_gate)
+        return out
+
+
+class Attend(torch.autograd.Function):
+    """softmax(scale q k^T + mask) v on [N, T, d]; at these lengths plain products beat the fused CPU kernel."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, mask, scale):
+        q = q * scale
+        weights = torch.baddbmm(mask.to(q.dtype), q, k.mT).softmax(-1)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale = scale
+        return torch.bmm(weights, v)
+
+    @staticmethod
+    def backward(ctx, grad):
+        q, k, v, weights = ctx.saved_tensors
+        grad_v = torch.bmm(weights.mT, grad)
+        grad_weights = torch.bmm(grad, v.mT)
+        scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        return torch.bmm(scores, k) * ctx.scale, torch.bmm(scores.mT, q), grad_v, None, None
 
 
 class Regroup(torch.autograd.Function):
-    """Copies each token once per chosen expert, ordered by expert.
+    """Copies each token into its experts' slots; a gather in both directions, never a scatter.
 
-    Written by hand because the gradient of a plain gather is a scatter with atomic adds, which a CPU runs one
-    element at a time; here both directions are gathers.
+    `source` names the token in each slot, `slot` the slot of each (token, choice); unused slots hold token 0.
     """
 
     @staticmethod
-    def forward(ctx, x, order, inverse, k):
-        ctx.save_for_backward(inverse)
-        ctx.k = k
-        return x[order // k]
+    def forward(ctx, x, source, slot):
+        ctx.save_for_backward(slot)
+        return x[source]
 
     @staticmethod
     def backward(ctx, grad):
-        (inverse,) = ctx.saved_tensors
-        return grad[inverse].view(-1, ctx.k, grad.shape[-1]).sum(1), None, None, None
+        (slot,) = ctx.saved_tensors
+        return grad[slot.flatten()].view(*slot.shape, -1).sum(1), None, None
 
 
 class Restore(torch.autograd.Function):
-    """Puts rows ordered by expert back in token order; the inverse permutation is its gradient."""
+    """Reads each (token, choice) back from its slot; nothing flows into unused slots."""
 
     @staticmethod
-    def forward(ctx, y, order, inverse):
-        ctx.save_for_backward(order)
-        return y[inverse]
+    def forward(ctx, y, slot):
+        ctx.save_for_backward(slot)
+        ctx.rows = len(y)
+        return y[slot.flatten()].view(*slot.shape, -1)
 
     @staticmethod
     def backward(ctx, grad):
-        (order,) = ctx.saved_tensors
-        return grad[order], None, None
+        (slot,) = ctx.saved_tensors
+        out = grad.new_zeros(ctx.rows, grad.shape[-1])
+        out[slot.flatten()] = grad.flatten(0, 1)
+        return out, None
 
 
 def rope_tables(config, length):
@@ -83,6 +153,7 @@ def softmax_scale(config):
 def rotate(x, cos, sin):
     """Rotates interleaved pairs (2i, 2i+1) of x [..., T, dim]; the output keeps evens first, as scores do not care."""
     even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([even * cos - odd * sin, odd * cos + even * sin], -1)
 
 
@@ -104,22 +175,22 @@ class Attention(nn.Module):
         self.scale = softmax_scale(config)
 
     def forward(self, x, cos, sin, mask, cache=None):
-        """`mask` [B, 1, T, S] is True where a query may look; `cache` maps (k, v) to the (k, v) to attend over."""
+        """`mask` is added to the scores: 0 or -inf, [T, S] or [B * heads, T, S].
+
+        `cache` maps this call's (k, v) [B, heads, T, d] to the ones to attend over.
+        """
         b, t, _ = x.shape
         q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x))).view(b, t, self.heads, -1).transpose(1, 2)
         q_nope, q_rope = q.split([self.nope, self.rope], -1)
         latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.rank, self.rope], -1)
         kv = self.kv_b_proj(self.kv_a_layernorm(latent)).view(b, t, self.heads, -1).transpose(1, 2)
         k_nope, v = kv.split([self.nope, self.v_dim], -1)
-        q = torch.cat([q_nope, rotate(q_rope, cos, sin).to(q.dtype)], -1)
-        k_rope = rotate(k_rope[:, None], cos, sin).to(q.dtype)
-        k = torch.cat([k_nope, k_rope.expand(-1, self.heads, -1, -1)], -1)
+        q = torch.cat([q_nope, rotate(q_rope, cos, sin)], -1)
+        k = torch.cat([k_nope, rotate(k_rope[:, None], cos, sin).expand(-1, self.heads, -1, -1)], -1)
         if cache is not None:
             k, v = cache(k, v)
-        # The fast kernel wants one head size for q, k and v.
-        v = F.pad(v, (0, q.shape[-1] - self.v_dim))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
-        return self.o_proj(out[..., : self.v_dim].transpose(1, 2).reshape(b, t, -1))
+        out = Attend.apply(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, self.scale)
+        return self.o_proj(out.view(b, self.heads, t, -1).transpose(1, 2).reshape(b, t, -1))
 
 
 class MLP(nn.Module):
@@ -129,8 +200,7 @@ class MLP(nn.Module):
         self.down = nn.Parameter(torch.empty(hidden, inner))
 
     def forward(self, x):
-        gate, up = F.linear(x, self.gate_up.flatten(0, 1)).chunk(2, -1)
-        return F.linear(F.silu(gate) * up, self.down)
+        return F.linear(SwiGLU.apply(F.linear(x, self.gate_up.flatten(0, 1))), self.down)
 
 
 class MoE(nn.Module):
@@ -148,8 +218,7 @@ class MoE(nn.Module):
     def route(self, x):
         """Expert indices and weights [T, k]; in f32, since a rounded score picks another expert."""
         c = self.config
-        with torch.autocast("cpu", enabled=False):
-            scores = F.linear(x.float(), self.gate.float()).sigmoid()
+        scores = F.linear(x.float(), self.gate.float()).sigmoid()
         with torch.no_grad():
             biased = (scores + self.bias).view(len(x), c["n_group"], -1)
             groups = biased.topk(2, -1).values.sum(-1).topk(c["topk_group"], -1).indices
@@ -163,20 +232,26 @@ class MoE(nn.Module):
     def forward(self, x):
         shape, x = x.shape, x.flatten(0, -2)
         index, weight = self.route(x)
-        k = index.shape[1]
-        order = index.flatten().argsort(stable=True)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order))
-        counts = index.flatten().bincount(minlength=self.config["n_routed_experts"])
+        experts, k = self.config["n_routed_experts"], index.shape[1]
+        choice = index.flatten()
+        counts = choice.bincount(minlength=experts)
         if self.training:
             self.load += counts
-        grouped = Regroup.apply(x, order, inverse, k).split(counts.tolist())
+        # Whole blocks of slots per expert: the CPU library prepares a kernel for each new shape, so there must be few.
+        padded = (counts + SLOTS - 1) // SLOTS * SLOTS
+        order = choice.argsort(stable=True)
+        rank = torch.arange(len(choice)) - (counts.cumsum(0) - counts)[choice[order]]
+        slot = torch.empty_like(choice)
+        slot[order] = (padded.cumsum(0) - padded)[choice[order]] + rank
+        source = torch.zeros(int(padded.sum()), dtype=torch.long)
+        source[slot] = torch.arange(len(choice)) // k
+        slot = slot.view(-1, k)
+        grouped = Regroup.apply(x, source, slot).split(padded.tolist())
         out = []
         for rows, gate_up, down in zip(grouped, self.gate_up.unbind(0), self.down.unbind(0)):
-            gate, up = F.linear(rows, gate_up.flatten(0, 1)).chunk(2, -1)
-            out.append(F.linear(F.silu(gate) * up, down))
-        routed = Restore.apply(torch.cat(out), order, inverse).view(len(x), k, -1)
-        mixed = torch.einsum("tkd,tk->td", routed, weight.to(routed.dtype)) + self.shared(x)
+            out.append(F.linear(SwiGLU.apply(F.linear(rows, gate_up.flatten(0, 1))), down))
+        routed = Restore.apply(torch.cat(out), slot)
+        mixed = (routed * weight.to(routed.dtype)[..., None]).sum(1) + self.shared(x)
         return mixed.view(shape)
 
     @torch.no_grad()
@@ -232,10 +307,20 @@ class Model(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
         for name, p in self.named_parameters():
             if p.dim() > 1:
-                nn.init.normal_(p, std=0.02 if name in ("embed", "head") else p.shape[-1] ** -0.5 * 0.5)
+                nn.init.normal_(p, std={"embed": 0.2, "head": 0.02}.get(name, 0.5 * p.shape[-1] ** -0.5))
 
     def moes(self):
         return [m for m in self.modules() if isinstance(m, MoE)]
+
+    def compute_in(self, dtype):
+        """Casts the matrices; norm weights, router and selection bias stay f32."""
+        for module in self.modules():
+            if isinstance(module, RMSNorm):
+                module.dtype = dtype
+        for name, p in self.named_parameters():
+            if p.dim() > 1 and not name.endswith("mlp.gate"):
+                p.data = p.data.to(dtype)
+        return self
 
     def forward(self, ids, mask):
         """States after the final norm [B, T, hidden]."""
@@ -255,7 +340,7 @@ class Model(nn.Module):
 
 
 def causal(length):
-    return torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+    return torch.full((length, length), -torch.inf).triu(1)
 
 
 def _names(config):
