@@ -48,8 +48,12 @@ impl<'a> StepContext<'a> {
         &self.device
     }
 
-    /// Starts the step of `batch`: tables of earlier positions are dropped.
-    pub(crate) fn begin(&mut self, batch: &Batch) -> Result<()> {
+    /// Starts the step of `batch`: tables of earlier positions are dropped. A model's forward does this itself; call it
+    /// before running a layer by hand.
+    ///
+    /// # Errors
+    /// [`ModelError::Device`] if the batch lies elsewhere.
+    pub fn begin(&mut self, batch: &Batch) -> Result<()> {
         let found = batch.device();
         if found != self.device {
             return Err(ModelError::Device { what: "batch".into(), expected: self.device.clone(), found });

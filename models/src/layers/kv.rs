@@ -116,6 +116,11 @@ impl KvCache {
         Ok(&mut self.layers)
     }
 
+    /// The tensors alone, for running layers by hand.
+    pub fn into_layers(self) -> Vec<Tensor> {
+        self.layers
+    }
+
     /// The tensors in layer order.
     pub fn layers(&self) -> &[Tensor] {
         &self.layers

@@ -9,7 +9,7 @@ use models::{Batch, KvCache, Model, StepContext};
 use testkit::{Fixture, Random};
 
 /// Logit tolerance for a prompt of `n` tokens; the fixtures' README explains it.
-pub fn tolerance(n: usize) -> f32 {
+pub(crate) fn tolerance(n: usize) -> f32 {
     match n {
         0..=7 => 1e-4,
         8..=33 => 3e-4,
@@ -18,35 +18,35 @@ pub fn tolerance(n: usize) -> f32 {
 }
 
 /// The model of a fixture.
-pub fn load(fixture: &Fixture) -> Box<dyn Model> {
+pub(crate) fn load(fixture: &Fixture) -> Box<dyn Model> {
     models::load(&fixture.checkpoint(), &Device::Cpu, &mut |_| {})
         .unwrap_or_else(|e| panic!("{}: {e}", fixture.name()))
 }
 
 /// One sequence: how many of its tokens are cached, and in which blocks.
 #[derive(Debug, Clone, Default)]
-pub struct Sequence {
-    pub tokens: Vec<u32>,
-    pub cached: usize,
-    pub blocks: Vec<u32>,
+pub(crate) struct Sequence {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) cached: usize,
+    pub(crate) blocks: Vec<u32>,
 }
 
 impl Sequence {
-    pub fn new(tokens: &[u32]) -> Self {
+    pub(crate) fn new(tokens: &[u32]) -> Self {
         Self { tokens: tokens.to_vec(), ..Self::default() }
     }
 }
 
 /// A pool of blocks in random order, and the caches that they index.
-pub struct Pool {
-    pub kv: KvCache,
-    pub mtp_kv: Option<KvCache>,
+pub(crate) struct Pool {
+    pub(crate) kv: KvCache,
+    pub(crate) mtp_kv: Option<KvCache>,
     free: Vec<u32>,
 }
 
 impl Pool {
     /// `num_blocks` blocks, all NaN, handed out in an order that `seed` decides.
-    pub fn new(model: &dyn Model, dtype: DType, num_blocks: usize, block_size: usize, seed: u64) -> Self {
+    pub(crate) fn new(model: &dyn Model, dtype: DType, num_blocks: usize, block_size: usize, seed: u64) -> Self {
         let cache = |layout| KvCache::poisoned(&Device::Cpu, layout, num_blocks, block_size, dtype).unwrap();
         Self {
             kv: cache(model.kv_layout()),
@@ -56,12 +56,12 @@ impl Pool {
     }
 
     /// Enough blocks for `tokens`, and as many again that stay NaN.
-    pub fn for_tokens(model: &dyn Model, tokens: usize, block_size: usize) -> Self {
+    pub(crate) fn for_tokens(model: &dyn Model, tokens: usize, block_size: usize) -> Self {
         Self::new(model, DType::F32, 2 * tokens.div_ceil(block_size) + 3, block_size, tokens as u64)
     }
 
     /// The batch that advances each sequence by the given number of its tokens.
-    pub fn batch(&mut self, work: &mut [(&mut Sequence, usize)]) -> Batch {
+    pub(crate) fn batch(&mut self, work: &mut [(&mut Sequence, usize)]) -> Batch {
         let block_size = self.kv.block_size();
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         for (sequence, new) in work.iter_mut() {
@@ -79,7 +79,7 @@ impl Pool {
     }
 
     /// One step; the hidden states `[T, D]` of all its tokens.
-    pub fn step(
+    pub(crate) fn step(
         &mut self,
         model: &dyn Model,
         ctx: &mut StepContext<'_>,
@@ -92,7 +92,7 @@ impl Pool {
     }
 
     /// Prefills `tokens` in chunks of at most `chunk`; the logits `[n * V]` at every position.
-    pub fn prefill(&mut self, model: &dyn Model, sequence: &mut Sequence, chunk: usize) -> Vec<f32> {
+    pub(crate) fn prefill(&mut self, model: &dyn Model, sequence: &mut Sequence, chunk: usize) -> Vec<f32> {
         let mut ctx = StepContext::new(&Device::Cpu);
         let mut logits = Vec::new();
         while sequence.cached < sequence.tokens.len() {
@@ -105,12 +105,12 @@ impl Pool {
 }
 
 /// Logits of a whole prompt in one step.
-pub fn prompt_logits(model: &dyn Model, tokens: &[u32]) -> Vec<f32> {
+pub(crate) fn prompt_logits(model: &dyn Model, tokens: &[u32]) -> Vec<f32> {
     Pool::for_tokens(model, tokens.len(), 16).prefill(model, &mut Sequence::new(tokens), tokens.len())
 }
 
 /// Index of the largest logit.
-pub fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.expect("logits").0 as u32
 }

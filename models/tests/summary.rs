@@ -1,0 +1,129 @@
+//! Parameter counts and KV sizes of the released configs, from the config alone, and of the fixtures, against what
+//! loading finds.
+
+mod support;
+
+use checkpoint::ModelConfig;
+use kernels::DType;
+use models::{kv_layout, mtp_kv_layout, summary};
+use serde_json::{Value, json};
+use support::load;
+use testkit::Fixture;
+
+fn config(json: &Value) -> ModelConfig {
+    ModelConfig::from_json(json.to_string().as_bytes(), "config.json").unwrap()
+}
+
+fn merged(mut base: Value, changes: Value) -> Value {
+    let Value::Object(changes) = changes else { panic!("an object") };
+    changes.into_iter().for_each(|(key, value)| base[key] = value);
+    base
+}
+
+fn v2() -> Value {
+    json!({
+        "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2",
+        "num_hidden_layers": 60, "hidden_size": 5120, "num_attention_heads": 128, "num_key_value_heads": 128,
+        "intermediate_size": 12288, "moe_intermediate_size": 1536, "vocab_size": 102_400,
+        "max_position_embeddings": 163_840, "rms_norm_eps": 1e-6, "rope_theta": 10_000, "hidden_act": "silu",
+        "q_lora_rank": 1536, "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "n_routed_experts": 160, "n_shared_experts": 2, "num_experts_per_tok": 6,
+        "n_group": 8, "topk_group": 3, "scoring_func": "softmax", "topk_method": "group_limited_greedy",
+        "norm_topk_prob": false, "routed_scaling_factor": 16.0, "first_k_dense_replace": 1, "moe_layer_freq": 1,
+        "rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096,
+            "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0},
+    })
+}
+
+fn v2_lite() -> Value {
+    merged(v2(), json!({
+        "num_hidden_layers": 27, "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16,
+        "intermediate_size": 10_944, "moe_intermediate_size": 1408, "q_lora_rank": null,
+        "n_routed_experts": 64, "n_group": 1, "topk_group": 1, "topk_method": "greedy", "routed_scaling_factor": 1.0,
+    }))
+}
+
+fn v3() -> Value {
+    merged(v2(), json!({
+        "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+        "num_hidden_layers": 61, "hidden_size": 7168, "intermediate_size": 18_432, "moe_intermediate_size": 2048,
+        "vocab_size": 129_280, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
+        "topk_group": 4, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true,
+        "routed_scaling_factor": 2.5, "first_k_dense_replace": 3, "num_nextn_predict_layers": 1,
+    }))
+}
+
+/// Billions, rounded to the places that the published numbers have.
+fn billions(parameters: u64, places: i32) -> f64 {
+    let scale = 10f64.powi(places);
+    (parameters as f64 / 1e9 * scale).round() / scale
+}
+
+#[test]
+fn parameters_of_the_released_models() {
+    let count = |json: Value| summary(&config(&json));
+    let lite = count(v2_lite());
+    assert_eq!((billions(lite.total_parameters, 1), billions(lite.active_parameters, 2)), (15.7, 2.45));
+    let v2 = count(v2());
+    assert_eq!((billions(v2.total_parameters, 1), billions(v2.active_parameters, 1)), (235.7, 20.9));
+    let v3 = count(v3());
+    assert_eq!((billions(v3.total_parameters, 1), billions(v3.active_parameters, 1)), (671.0, 36.6));
+    assert_eq!(billions(v3.mtp_parameters, 1), 11.6);
+    assert_eq!(v2.mtp_parameters, 0);
+    // One expert is three matrices of 7168 x 2048, in 58 layers of 256.
+    let routed = v3.parts.iter().find(|part| part.name == "routed experts").unwrap();
+    assert_eq!(routed.parameters, 58 * 256 * 3 * 7168 * 2048);
+    assert_eq!(routed.active, 58 * 8 * 3 * 7168 * 2048);
+}
+
+#[test]
+fn kv_bytes_of_the_released_models() {
+    let bytes = |json: Value| kv_layout(&config(&json)).bytes_per_token(DType::BF16);
+    assert_eq!(bytes(v2_lite()), 31_104);
+    assert_eq!(bytes(v2()), 69_120);
+    assert_eq!(bytes(v3()), 70_272);
+    assert_eq!(mtp_kv_layout(&config(&v3())).bytes_per_token(DType::BF16), 1152);
+    // R1-Distill-Llama-8B: 32 layers of 8 key heads of 128 channels, keys and values.
+    let distill = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "intermediate_size": 14_336, "vocab_size": 128_256, "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-5, "rope_theta": 500_000.0,
+    });
+    assert_eq!(bytes(distill.clone()), 32 * 2 * 8 * 128 * 2);
+    assert_eq!(billions(summary(&config(&distill)).total_parameters, 2), 8.03);
+}
+
+#[test]
+fn a_tied_head_is_stored_once_and_used_all_the_same() {
+    let fixture = Fixture::open("llama3_distill");
+    let untied = summary(fixture.checkpoint().config());
+    let tied = summary(&config(&merged(fixture.config_json(), json!({"tie_word_embeddings": true}))));
+    assert_eq!(untied.total_parameters - tied.total_parameters, 256 * 64);
+    assert_eq!(untied.active_parameters, tied.active_parameters);
+}
+
+/// Loading asserts that the parameters it reads are those of the summary; here the bytes are held to it too.
+#[test]
+fn loading_finds_what_the_config_announces() {
+    for fixture in Fixture::all() {
+        let model = load(&fixture);
+        let summary = model.summary();
+        assert_eq!(*summary, models::summary(model.config()), "{}", fixture.name());
+        assert_eq!(*model.kv_layout(), kv_layout(model.config()), "{}", fixture.name());
+        assert!(model.num_active_parameters() <= model.num_parameters(), "{}", fixture.name());
+        assert_eq!(
+            summary.parts.iter().map(|part| part.parameters).sum::<u64>(),
+            model.num_parameters(),
+            "{}",
+            fixture.name()
+        );
+        let stored = summary.total_parameters + summary.mtp_parameters;
+        match fixture.name() {
+            "deepseek_v3_fp8" => assert!(model.weight_bytes() as u64 > stored),
+            "deepseek_v3_bf16" => assert!((model.weight_bytes() as u64) < 3 * stored),
+            _ => assert_eq!(model.weight_bytes() as u64, 4 * stored, "{}", fixture.name()),
+        }
+    }
+}
