@@ -32,8 +32,7 @@ impl Decoder {
         let common = config.common();
         let (vocab, dim) = (common.vocab_size, common.hidden_size);
         let embedding = Embedding { table: loader.weight("model.embed_tokens", [vocab, dim])? };
-        let blocks =
-            (0..common.num_hidden_layers).map(|i| block(loader, i)).collect::<Result<Vec<_>>>()?;
+        let blocks = (0..common.num_hidden_layers).map(|i| block(loader, i)).collect::<Result<Vec<_>>>()?;
         let final_norm = loader.norm("model.norm", dim, common.rms_norm_eps)?;
         let head = if common.tie_word_embeddings {
             // Some checkpoints store the tied head once more.

@@ -8,9 +8,7 @@ use std::sync::Arc;
 use checkpoint::{CommonConfig, DeepseekConfig, MlaConfig, ModelConfig, MoeConfig, ScoringFunc, TopkMethod};
 use kernels::ops::{GateConfig, GroupScore, MlaDims, Scoring};
 
-use crate::layers::{
-    Attention, Block, Ffn, LatentQuery, Mla, Moe, RopeFrequencies, mla_softmax_scale,
-};
+use crate::layers::{Attention, Block, Ffn, LatentQuery, Mla, Moe, RopeFrequencies, mla_softmax_scale};
 use crate::loader::Loader;
 use crate::{Decoder, ModelError, Result};
 
@@ -139,9 +137,9 @@ fn moe(
     gate: &GateConfig,
 ) -> Result<Moe> {
     let correction_bias = match moe.topk_method {
-        TopkMethod::NoauxTc => Some(
-            loader.tensor(&format!("{prefix}.gate.e_score_correction_bias"), &[moe.n_routed_experts])?,
-        ),
+        TopkMethod::NoauxTc => {
+            Some(loader.tensor(&format!("{prefix}.gate.e_score_correction_bias"), &[moe.n_routed_experts])?)
+        }
         TopkMethod::Greedy | TopkMethod::GroupLimitedGreedy => None,
     };
     let shared_experts = match moe.n_shared_experts {
@@ -158,4 +156,32 @@ fn moe(
         experts: loader.experts(prefix, moe.n_routed_experts, dim, moe.moe_intermediate_size)?,
         shared_experts,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::Checkpoint;
+    use kernels::Device;
+    use serde_json::json;
+    use testkit::Fixture;
+
+    use super::*;
+
+    /// The fixtures cannot see an epsilon that is a little off; their config has the same 1e-6 for all norms.
+    #[test]
+    fn latent_norms_ignore_rms_norm_eps_and_the_others_obey_it() {
+        let fixture = Fixture::open("deepseek_v3");
+        let mut config = fixture.config_json();
+        config["rms_norm_eps"] = json!(1e-3);
+        let weights = std::fs::read(fixture.dir().join("model.safetensors")).unwrap().leak();
+        let checkpoint = Checkpoint::from_parts(config.to_string().as_bytes(), weights).unwrap();
+        let ModelConfig::Deepseek(config) = checkpoint.config() else { panic!("a DeepSeek config") };
+        let mut progress = |_| {};
+        let mut loader = Loader::new(&checkpoint, &Device::Cpu, &mut progress);
+        let block = Blocks::new(config, None).unwrap().load(&mut loader, 0).unwrap();
+        assert_eq!((block.attention_norm.eps, block.ffn_norm.eps), (1e-3, 1e-3));
+        let Attention::Mla(mla) = block.attention else { panic!("latent attention") };
+        let LatentQuery::LowRank { norm, .. } = mla.query else { panic!("a low-rank query") };
+        assert_eq!((norm.eps, mla.kv_a_norm.eps), (1e-6, 1e-6));
+    }
 }

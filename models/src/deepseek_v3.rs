@@ -17,13 +17,10 @@ pub(crate) fn load(config: &DeepseekConfig, loader: &mut Loader<'_>) -> Result<D
     let decoder = Decoder::load(ModelConfig::Deepseek(config.clone()), loader, |loader, layer_idx| {
         blocks.load(loader, layer_idx)
     })?;
-    let mtp = Mtp::load(
-        common,
-        *num_nextn_predict_layers,
-        decoder.embedding(),
-        loader,
-        |loader, layer_idx| blocks.load(loader, layer_idx),
-    )?;
+    let mtp =
+        Mtp::load(common, *num_nextn_predict_layers, decoder.embedding(), loader, |loader, layer_idx| {
+            blocks.load(loader, layer_idx)
+        })?;
     Ok(decoder.with_mtp(mtp))
 }
 

@@ -24,7 +24,11 @@ pub(crate) fn load(config: &LlamaConfig, loader: &mut Loader<'_>) -> Result<Deco
             attention_norm: loader.block_norm(&prefix, "input_layernorm", common)?,
             attention: attention(loader, &prefix, common, &rope, [config.qkv_bias, config.o_bias])?,
             ffn_norm: loader.block_norm(&prefix, "post_attention_layernorm", common)?,
-            ffn: Ffn::Mlp(loader.mlp(&format!("{prefix}.mlp"), common.hidden_size, common.intermediate_size)?),
+            ffn: Ffn::Mlp(loader.mlp(
+                &format!("{prefix}.mlp"),
+                common.hidden_size,
+                common.intermediate_size,
+            )?),
         })
     })
 }

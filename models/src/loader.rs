@@ -88,10 +88,15 @@ impl<'a> Loader<'a> {
     }
 
     /// The routed experts `{prefix}.experts.<e>`, stacked.
-    pub(crate) fn experts(&mut self, prefix: &str, count: usize, dim: usize, inter: usize) -> Result<Experts> {
+    pub(crate) fn experts(
+        &mut self,
+        prefix: &str,
+        count: usize,
+        dim: usize,
+        inter: usize,
+    ) -> Result<Experts> {
         let mut stack = |name: &str, shape: [usize; 2]| {
-            let prefixes: Vec<String> =
-                (0..count).map(|e| format!("{prefix}.experts.{e}.{name}")).collect();
+            let prefixes: Vec<String> = (0..count).map(|e| format!("{prefix}.experts.{e}.{name}")).collect();
             let weight = self.checkpoint.stacked_weight(&prefixes, shape)?;
             self.record_weight(&prefixes, &weight)?;
             Ok::<_, ModelError>(weight)

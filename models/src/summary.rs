@@ -80,7 +80,8 @@ fn layer_kv(config: &ModelConfig) -> LayerKv {
         ModelConfig::Deepseek(DeepseekConfig { mla: Some(mla), .. }) => {
             LayerKv::Mla { kv_lora_rank: mla.kv_lora_rank, qk_rope_head_dim: mla.qk_rope_head_dim }
         }
-        ModelConfig::Deepseek(DeepseekConfig { common, .. }) | ModelConfig::Llama(LlamaConfig { common, .. }) => {
+        ModelConfig::Deepseek(DeepseekConfig { common, .. })
+        | ModelConfig::Llama(LlamaConfig { common, .. }) => {
             LayerKv::Gqa { num_kv_heads: common.num_key_value_heads, head_dim: common.head_dim }
         }
     }

@@ -67,8 +67,10 @@ fn naive(layer: &Mla, x: &[f32], tokens: usize) -> Vec<f32> {
     };
     let angle = |t: usize, f: &f32| (t as f32 * f, layer.rope.attention_factor);
     let rotate = |t: usize, channels: &mut [f32]| {
-        let cos: Vec<f32> = layer.rope.inv_freq.iter().map(|f| angle(t, f)).map(|(a, m)| a.cos() * m).collect();
-        let sin: Vec<f32> = layer.rope.inv_freq.iter().map(|f| angle(t, f)).map(|(a, m)| a.sin() * m).collect();
+        let cos: Vec<f32> =
+            layer.rope.inv_freq.iter().map(|f| angle(t, f)).map(|(a, m)| a.cos() * m).collect();
+        let sin: Vec<f32> =
+            layer.rope.inv_freq.iter().map(|f| angle(t, f)).map(|(a, m)| a.sin() * m).collect();
         reference::rope(channels, &cos, &sin, RopeLayout::Interleaved);
     };
     let mut q = match &layer.query {

@@ -21,7 +21,14 @@ fn logits_at_every_position() {
             let expected = golden.f32s(&format!("p{n}.logits"));
             assert_close(&what, &logits, &expected, vocab, tolerance(n))
         });
-        println!("{:24} p1 {:.1e}  p7 {:.1e}  p33 {:.1e}  p130 {:.1e}", fixture.name(), diffs[0], diffs[1], diffs[2], diffs[3]);
+        println!(
+            "{:24} p1 {:.1e}  p7 {:.1e}  p33 {:.1e}  p130 {:.1e}",
+            fixture.name(),
+            diffs[0],
+            diffs[1],
+            diffs[2],
+            diffs[3]
+        );
     }
 }
 
@@ -37,7 +44,8 @@ fn prefill_in_chunks_over_scattered_blocks() {
                 for chunk in [1, 7, 64, n] {
                     let mut pool = Pool::for_tokens(&*model, n, block_size);
                     let logits = pool.prefill(&*model, &mut Sequence::new(&tokens), chunk);
-                    let what = format!("{} p{n} in chunks of {chunk}, blocks of {block_size}", fixture.name());
+                    let what =
+                        format!("{} p{n} in chunks of {chunk}, blocks of {block_size}", fixture.name());
                     assert_close(&what, &logits, &expected, vocab, tolerance(n));
                 }
             }
@@ -93,7 +101,11 @@ impl Router {
 fn record_p33(model: &dyn Model, tokens: &[u32]) -> Recorder {
     let mut recorder = Recorder::default();
     let mut ctx = StepContext::with_probe(&Device::Cpu, &mut recorder);
-    Pool::for_tokens(model, tokens.len(), 4).step(model, &mut ctx, &mut [(&mut Sequence::new(tokens), tokens.len())]);
+    Pool::for_tokens(model, tokens.len(), 4).step(
+        model,
+        &mut ctx,
+        &mut [(&mut Sequence::new(tokens), tokens.len())],
+    );
     recorder
 }
 

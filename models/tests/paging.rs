@@ -14,7 +14,13 @@ fn last_logits(model: &dyn Model, hidden: &Tensor) -> Vec<f32> {
 }
 
 /// Prefills the greedy prompt in chunks and decodes; the tokens, and the logits that chose each.
-fn decode(model: &dyn Model, prompt: &[u32], steps: usize, pool: &mut Pool, chunk: usize) -> (Vec<u32>, Vec<f32>) {
+fn decode(
+    model: &dyn Model,
+    prompt: &[u32],
+    steps: usize,
+    pool: &mut Pool,
+    chunk: usize,
+) -> (Vec<u32>, Vec<f32>) {
     let mut ctx = StepContext::new(&Device::Cpu);
     let mut sequence = Sequence::new(prompt);
     let (mut tokens, mut all_logits) = (Vec::new(), Vec::new());

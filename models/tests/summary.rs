@@ -37,21 +37,27 @@ fn v2() -> Value {
 }
 
 fn v2_lite() -> Value {
-    merged(v2(), json!({
-        "num_hidden_layers": 27, "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16,
-        "intermediate_size": 10_944, "moe_intermediate_size": 1408, "q_lora_rank": null,
-        "n_routed_experts": 64, "n_group": 1, "topk_group": 1, "topk_method": "greedy", "routed_scaling_factor": 1.0,
-    }))
+    merged(
+        v2(),
+        json!({
+            "num_hidden_layers": 27, "hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 16,
+            "intermediate_size": 10_944, "moe_intermediate_size": 1408, "q_lora_rank": null,
+            "n_routed_experts": 64, "n_group": 1, "topk_group": 1, "topk_method": "greedy", "routed_scaling_factor": 1.0,
+        }),
+    )
 }
 
 fn v3() -> Value {
-    merged(v2(), json!({
-        "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
-        "num_hidden_layers": 61, "hidden_size": 7168, "intermediate_size": 18_432, "moe_intermediate_size": 2048,
-        "vocab_size": 129_280, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
-        "topk_group": 4, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true,
-        "routed_scaling_factor": 2.5, "first_k_dense_replace": 3, "num_nextn_predict_layers": 1,
-    }))
+    merged(
+        v2(),
+        json!({
+            "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3",
+            "num_hidden_layers": 61, "hidden_size": 7168, "intermediate_size": 18_432, "moe_intermediate_size": 2048,
+            "vocab_size": 129_280, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
+            "topk_group": 4, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true,
+            "routed_scaling_factor": 2.5, "first_k_dense_replace": 3, "num_nextn_predict_layers": 1,
+        }),
+    )
 }
 
 /// Billions, rounded to the places that the published numbers have.

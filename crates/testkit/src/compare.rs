@@ -15,13 +15,7 @@ pub fn max_abs_diff(found: &[f32], expected: &[f32]) -> f32 {
 /// # Panics
 /// If the lengths differ, or any element is off by more than `tolerance` or NaN.
 #[track_caller]
-pub fn assert_close(
-    what: &str,
-    found: &[f32],
-    expected: &[f32],
-    row_width: usize,
-    tolerance: f32,
-) -> f32 {
+pub fn assert_close(what: &str, found: &[f32], expected: &[f32], row_width: usize, tolerance: f32) -> f32 {
     assert_eq!(found.len(), expected.len(), "{what}: number of elements");
     // Negated, so that NaN offends.
     let offends = |i: &usize| !((found[*i] - expected[*i]).abs() <= tolerance);

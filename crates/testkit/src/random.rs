@@ -91,6 +91,16 @@ impl RandomCheckpoint {
         self
     }
 
+    /// Names of all tensors so far, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).0.clone()
+    }
+
     /// The stored values of a tensor.
     pub fn values(&self, name: &str) -> Vec<f32> {
         let (_, bytes) = self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}"));
@@ -102,7 +112,10 @@ impl RandomCheckpoint {
         let dir = TempDir::new().expect("a temporary directory");
         std::fs::write(dir.path().join("config.json"), self.config.to_string()).expect("config.json");
         let views = self.tensors.iter().map(|(name, (shape, bytes))| {
-            (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many values as the shape says"))
+            (
+                name,
+                TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many values as the shape says"),
+            )
         });
         serialize_to_file(views, None, &dir.path().join("model.safetensors")).expect("model.safetensors");
         dir

@@ -32,7 +32,9 @@ impl Attention {
     /// What this layer caches per token.
     pub fn kv(&self) -> LayerKv {
         match self {
-            Self::Gqa(gqa) => LayerKv::Gqa { num_kv_heads: gqa.shape.num_kv_heads, head_dim: gqa.shape.head_dim },
+            Self::Gqa(gqa) => {
+                LayerKv::Gqa { num_kv_heads: gqa.shape.num_kv_heads, head_dim: gqa.shape.head_dim }
+            }
             Self::Mla(mla) => LayerKv::Mla {
                 kv_lora_rank: mla.dims.kv_lora_rank,
                 qk_rope_head_dim: mla.dims.qk_rope_head_dim,

@@ -46,7 +46,13 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// `num_blocks` blocks, all NaN, handed out in an order that `seed` decides.
-    pub(crate) fn new(model: &dyn Model, dtype: DType, num_blocks: usize, block_size: usize, seed: u64) -> Self {
+    pub(crate) fn new(
+        model: &dyn Model,
+        dtype: DType,
+        num_blocks: usize,
+        block_size: usize,
+        seed: u64,
+    ) -> Self {
         let cache = |layout| KvCache::poisoned(&Device::Cpu, layout, num_blocks, block_size, dtype).unwrap();
         Self {
             kv: cache(model.kv_layout()),
