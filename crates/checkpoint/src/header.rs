@@ -145,14 +145,14 @@ fn check_layout(file: &str, entries: &mut [HeaderEntry], data_bytes: usize) -> R
             ));
         }
         if begin != end_of_last {
-            let what = if begin < end_of_last { "overlap" } else { "hole" };
+            let what = if begin < end_of_last { "an overlap" } else { "a hole" };
             let expected = format!("a begin of {end_of_last}, where {last} ends");
             return Err(CheckpointError::tensor(
                 file,
                 name,
                 "data_offsets",
                 expected,
-                format!("[{begin}, {end}], a {what}"),
+                format!("[{begin}, {end}], {what}"),
             ));
         }
         end_of_last = end;
