@@ -269,8 +269,14 @@ impl ChatRequest {
             return Ok(None);
         }
         let found = match self.messages.last() {
-            Some(Message { role: Role::Assistant, content: Some(text), tool_calls, .. }) if tool_calls.is_empty() => return Ok(Some(text)),
-            Some(Message { role: Role::Assistant, content: None, .. }) => "an assistant message without content".to_owned(),
+            Some(Message { role: Role::Assistant, content: Some(text), tool_calls, .. })
+                if tool_calls.is_empty() =>
+            {
+                return Ok(Some(text));
+            }
+            Some(Message { role: Role::Assistant, content: None, .. }) => {
+                "an assistant message without content".to_owned()
+            }
             Some(Message { role: Role::Assistant, .. }) => "an assistant message with tool calls".to_owned(),
             Some(message) => format!("a message of role {:?}", message.role.as_str()),
             None => "no message".to_owned(),
@@ -283,7 +289,9 @@ fn function() -> String {
     "function".to_owned()
 }
 
-fn null_as_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> std::result::Result<Vec<T>, D::Error> {
+fn null_as_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> std::result::Result<Vec<T>, D::Error> {
     Ok(Option::<Vec<T>>::deserialize(from)?.unwrap_or_default())
 }
 
@@ -296,11 +304,15 @@ fn content<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Opt
         Value::Array(parts) => {
             let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
                 (Some("text"), Some(text)) => Ok(text.to_owned()),
-                (kind, _) => Err(D::Error::custom(format!("content part: expected type \"text\" with text, found type {kind:?}"))),
+                (kind, _) => Err(D::Error::custom(format!(
+                    "content part: expected type \"text\" with text, found type {kind:?}"
+                ))),
             };
             parts.iter().map(text).collect::<std::result::Result<String, _>>().map(Some)
         }
-        other => Err(D::Error::custom(format!("content: expected a string, a list of parts or null, found {other}"))),
+        other => Err(D::Error::custom(format!(
+            "content: expected a string, a list of parts or null, found {other}"
+        ))),
     }
 }
 

@@ -107,7 +107,10 @@ mod tests {
     #[test]
     fn an_impossible_byte_does_not_wait() {
         let (pieces, rest) = stream(&[vec![b'a', 0xFF], vec![0xE6], vec![b'b']]);
-        assert_eq!((pieces, rest), (vec!["a\u{FFFD}".to_owned(), String::new(), "\u{FFFD}b".to_owned()], String::new()));
+        assert_eq!(
+            (pieces, rest),
+            (vec!["a\u{FFFD}".to_owned(), String::new(), "\u{FFFD}b".to_owned()], String::new())
+        );
     }
 
     proptest! {

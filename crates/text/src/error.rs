@@ -27,7 +27,9 @@ pub enum Error {
         found: String,
     },
     /// A prompt uses a control token that the tokenizer does not have: prompt format and tokenizer do not belong together.
-    #[error("control token {token:?} is not in the tokenizer's vocabulary; the prompt format does not belong to this checkpoint")]
+    #[error(
+        "control token {token:?} is not in the tokenizer's vocabulary; the prompt format does not belong to this checkpoint"
+    )]
     UnknownControlToken {
         /// The token's spelling.
         token: String,
@@ -75,7 +77,9 @@ pub enum Error {
         feature: &'static str,
     },
     /// `continue_final_message` without a final assistant message that can be continued.
-    #[error("continue_final_message: expected the last message to be an assistant's with content and no tool calls, found {found}")]
+    #[error(
+        "continue_final_message: expected the last message to be an assistant's with content and no tool calls, found {found}"
+    )]
     CannotContinue {
         /// What the last message is.
         found: String,
@@ -111,7 +115,9 @@ pub enum Error {
         unit: &'static str,
     },
     /// User text spells control tokens, and the template treats the text in a way that hides which came from the user.
-    #[error("chat template: cannot tell the control tokens spelled in user text from the template's own; the conversation is refused")]
+    #[error(
+        "chat template: cannot tell the control tokens spelled in user text from the template's own; the conversation is refused"
+    )]
     TemplateProvenance,
     /// A list of stop strings holds an empty one, which would stop before the first character.
     #[error("stop[{index}]: expected a non-empty string, found \"\"")]

@@ -48,5 +48,6 @@ pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 pub use tokenizer_config::TokenizerConfig;
 pub use verify::{
-    CaseReport, Difference, Outcome, PromptCase, PromptFile, PromptReport, supported_formats, verify_prompt_file,
+    CaseReport, Difference, Outcome, PromptCase, PromptFile, PromptReport, supported_formats,
+    verify_prompt_file,
 };

@@ -21,10 +21,44 @@ use crate::prompt::Prompt;
 
 /// Names that templates compare with: a mark at their ends would change what a template does, and alone they spell no token.
 const STRUCTURAL: [&str; 38] = [
-    "role", "content", "system", "developer", "user", "assistant", "tool", "reasoning_content", "tool_calls", "tool_call_id", "id", "name",
-    "prefix", "type", "function", "arguments", "description", "parameters", "properties", "required", "items", "enum", "default", "title",
-    "strict", "string", "object", "array", "number", "integer", "boolean", "null", "text", "json_object", "json_schema", "additionalProperties",
-    "format", "schema",
+    "role",
+    "content",
+    "system",
+    "developer",
+    "user",
+    "assistant",
+    "tool",
+    "reasoning_content",
+    "tool_calls",
+    "tool_call_id",
+    "id",
+    "name",
+    "prefix",
+    "type",
+    "function",
+    "arguments",
+    "description",
+    "parameters",
+    "properties",
+    "required",
+    "items",
+    "enum",
+    "default",
+    "title",
+    "strict",
+    "string",
+    "object",
+    "array",
+    "number",
+    "integer",
+    "boolean",
+    "null",
+    "text",
+    "json_object",
+    "json_schema",
+    "additionalProperties",
+    "format",
+    "schema",
 ];
 
 /// Finds control tokens in text.
@@ -41,7 +75,8 @@ impl ControlFinder {
     /// A finder for these spellings.
     pub(crate) fn new<'a>(tokens: impl Iterator<Item = &'a str>) -> Result<Self> {
         let tokens: Vec<String> = tokens.filter(|token| !token.is_empty()).map(str::to_owned).collect();
-        let search = AhoCorasick::new(&tokens).map_err(|reason| Error::Encode { bytes: 0, reason: reason.to_string() })?;
+        let search = AhoCorasick::new(&tokens)
+            .map_err(|reason| Error::Encode { bytes: 0, reason: reason.to_string() })?;
         let (mut prefixes, mut suffixes) = (HashSet::new(), HashSet::new());
         for token in &tokens {
             for (at, _) in token.char_indices().skip(1) {
@@ -55,7 +90,8 @@ impl ControlFinder {
 
     /// All occurrences as byte ranges, overlapping ones included; the leftmost first, of those the longest first.
     fn find_all(&self, text: &str) -> Vec<(usize, usize)> {
-        let mut found: Vec<_> = self.search.find_overlapping_iter(text).map(|hit| (hit.start(), hit.end())).collect();
+        let mut found: Vec<_> =
+            self.search.find_overlapping_iter(text).map(|hit| (hit.start(), hit.end())).collect();
         found.sort_unstable_by_key(|&(start, end)| (start, std::cmp::Reverse(end)));
         found
     }
@@ -68,9 +104,17 @@ impl ControlFinder {
         if text.len() < self.longest && self.tokens.iter().any(|token| token.contains(text)) {
             return (true, true);
         }
-        let heads = text.char_indices().skip(1).map(|(at, _)| &text[..at]).take_while(|head| head.len() < self.longest);
-        let tails = text.char_indices().rev().map(|(at, _)| &text[at..]).take_while(|tail| tail.len() < self.longest);
-        (heads.into_iter().any(|head| self.suffixes.contains(head)), tails.into_iter().any(|tail| self.prefixes.contains(tail)))
+        let heads = text
+            .char_indices()
+            .skip(1)
+            .map(|(at, _)| &text[..at])
+            .take_while(|head| head.len() < self.longest);
+        let tails =
+            text.char_indices().rev().map(|(at, _)| &text[at..]).take_while(|tail| tail.len() < self.longest);
+        (
+            heads.into_iter().any(|head| self.suffixes.contains(head)),
+            tails.into_iter().any(|tail| self.prefixes.contains(tail)),
+        )
     }
 }
 
@@ -91,7 +135,11 @@ const FIRST_MARK: char = '\u{F0000}';
 
 impl<'f> Marks<'f> {
     /// Marks that occur neither in `template` nor in any string of `values`.
-    pub(crate) fn new<'v>(finder: &'f ControlFinder, template: &str, values: impl Iterator<Item = &'v Value>) -> Result<Self> {
+    pub(crate) fn new<'v>(
+        finder: &'f ControlFinder,
+        template: &str,
+        values: impl Iterator<Item = &'v Value>,
+    ) -> Result<Self> {
         let mut taken: HashSet<char> = template.chars().filter(|&c| c >= FIRST_MARK).collect();
         for value in values {
             visit_strings(value, &mut |text| taken.extend(text.chars().filter(|&c| c >= FIRST_MARK)));
@@ -105,7 +153,9 @@ impl<'f> Marks<'f> {
     pub(crate) fn mark(&mut self, value: &Value) -> Result<Value> {
         Ok(match value {
             Value::String(text) => Value::String(self.mark_text(text)?),
-            Value::Array(items) => Value::Array(items.iter().map(|item| self.mark(item)).collect::<Result<_>>()?),
+            Value::Array(items) => {
+                Value::Array(items.iter().map(|item| self.mark(item)).collect::<Result<_>>()?)
+            }
             Value::Object(members) => {
                 let mut marked = Map::with_capacity(members.len());
                 for (key, member) in members {
@@ -181,7 +231,9 @@ pub(crate) fn segment(marks: &Marks<'_>, plain: &str, marked: &str) -> Result<Pr
 
 /// Whether no mark says that the user wrote the token or a part of it.
 fn is_templates_own(found: &[(usize, char)], seam: char, start: usize, end: usize) -> bool {
-    let range = |from, to| &found[found.partition_point(|&(at, _)| at < from)..found.partition_point(|&(at, _)| at < to)];
+    let range = |from, to| {
+        &found[found.partition_point(|&(at, _)| at < from)..found.partition_point(|&(at, _)| at < to)]
+    };
     let inside = !range(start + 1, end).is_empty();
     let at_end = range(end, end + 1);
     let same = |mark: &char| at_end.iter().any(|(_, other)| other == mark);
@@ -205,7 +257,13 @@ fn visit_strings(value: &Value, visit: &mut impl FnMut(&str)) {
 }
 
 /// Python's `strip` family on a string that may hold marks: characters in `strip` go from the sides asked for, marks beside what stays remain.
-pub(crate) fn strip_around_marks(text: &str, left: bool, right: bool, marks: &HashSet<char>, strip: impl Fn(char) -> bool) -> String {
+pub(crate) fn strip_around_marks(
+    text: &str,
+    left: bool,
+    right: bool,
+    marks: &HashSet<char>,
+    strip: impl Fn(char) -> bool,
+) -> String {
     let (mut start, mut end) = (0, text.len());
     if left {
         for (at, c) in text.char_indices().filter(|(_, c)| !marks.contains(c)) {
@@ -249,7 +307,8 @@ mod tests {
         let wrap = |user: &str| format!("{before}{user}{after}");
         let prompt = segment(&marks, &wrap(user), &wrap(marked.as_str().unwrap())).unwrap();
         assert_eq!(prompt.to_string(), wrap(user));
-        let control = |segment: &Segment| matches!(segment, Segment::Control(_)).then(|| segment.as_str().to_owned());
+        let control =
+            |segment: &Segment| matches!(segment, Segment::Control(_)).then(|| segment.as_str().to_owned());
         prompt.segments().iter().filter_map(control).collect()
     }
 

@@ -20,7 +20,9 @@ pub enum Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Nothing but white space yet; an opening tag may follow. `inside`: the prompt opened the block.
-    Start { inside: bool },
+    Start {
+        inside: bool,
+    },
     Reasoning,
     Content,
 }
@@ -81,8 +83,8 @@ impl ReasoningSplitter {
     /// does not open a second block.
     fn leave_start(&mut self, inside: bool) {
         let text = self.held.trim_start();
-        if text.starts_with(OPEN) {
-            self.held = text[OPEN.len()..].to_owned();
+        if let Some(rest) = text.strip_prefix(OPEN) {
+            self.held = rest.to_owned();
             self.state = State::Reasoning;
         } else if !OPEN.starts_with(text) {
             self.state = if inside { State::Reasoning } else { State::Content };
@@ -92,7 +94,11 @@ impl ReasoningSplitter {
     fn emit(&mut self, pieces: &mut Vec<Piece>) {
         let text = std::mem::take(&mut self.held);
         if !text.is_empty() {
-            pieces.push(if self.state == State::Reasoning { Piece::Reasoning(text) } else { Piece::Content(text) });
+            pieces.push(if self.state == State::Reasoning {
+                Piece::Reasoning(text)
+            } else {
+                Piece::Content(text)
+            });
         }
     }
 }

@@ -75,7 +75,10 @@ impl StopMatcher {
     fn held_back(&self) -> usize {
         let longest = |stop: &String| {
             let most = self.held.len().min(stop.len() - 1);
-            (1..=most).rev().find(|&length| self.held.as_bytes().ends_with(&stop.as_bytes()[..length])).unwrap_or(0)
+            (1..=most)
+                .rev()
+                .find(|&length| self.held.as_bytes().ends_with(&stop.as_bytes()[..length]))
+                .unwrap_or(0)
         };
         self.stops.iter().map(longest).max().unwrap_or(0)
     }

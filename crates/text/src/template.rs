@@ -51,13 +51,23 @@ impl ChatTemplate {
     pub fn new(source: &str, tokenizer: &Tokenizer) -> Result<Self> {
         let config = tokenizer.config();
         let mut tokens = Map::new();
-        for (name, token) in [("bos_token", config.bos_token()), ("eos_token", config.eos_token()), ("pad_token", config.pad_token())] {
+        for (name, token) in [
+            ("bos_token", config.bos_token()),
+            ("eos_token", config.eos_token()),
+            ("pad_token", config.pad_token()),
+        ] {
             if let Some(token) = token {
                 tokens.insert(name.to_owned(), token.into());
             }
         }
-        environment(HashSet::new(), SystemTime::UNIX_EPOCH).template_from_str(source).map_err(|error| syntax_error(&error))?;
-        Ok(Self { source: source.to_owned(), finder: ControlFinder::new(tokenizer.control_tokens())?, tokens })
+        environment(HashSet::new(), SystemTime::UNIX_EPOCH)
+            .template_from_str(source)
+            .map_err(|error| syntax_error(&error))?;
+        Ok(Self {
+            source: source.to_owned(),
+            finder: ControlFinder::new(tokenizer.control_tokens())?,
+            tokens,
+        })
     }
 
     /// Renders a conversation with the present time.
@@ -98,7 +108,11 @@ impl ChatTemplate {
     }
 
     /// The template's variables: those that a user fills, and our own.
-    fn variables(&self, request: &ChatRequest, continued: bool) -> (Map<String, serde_json::Value>, Map<String, serde_json::Value>) {
+    fn variables(
+        &self,
+        request: &ChatRequest,
+        continued: bool,
+    ) -> (Map<String, serde_json::Value>, Map<String, serde_json::Value>) {
         let mut user = request.chat_template_kwargs.clone();
         user.insert("messages".to_owned(), json!(request.messages));
         let tools = if request.tools.is_empty() { serde_json::Value::Null } else { json!(request.tools) };
@@ -137,7 +151,8 @@ impl ChatTemplate {
             return Err(Error::TemplateLimit { limit: limit as u64, unit: "bytes of output" });
         }
         rendered.map_err(|error| render_error(&error))?;
-        String::from_utf8(output.bytes).map_err(|error| Error::TemplateRender { line: 0, reason: error.to_string() })
+        String::from_utf8(output.bytes)
+            .map_err(|error| Error::TemplateRender { line: 0, reason: error.to_string() })
     }
 }
 
@@ -175,12 +190,20 @@ fn environment(marks: HashSet<char>, now: SystemTime) -> Environment<'static> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     let marks = Arc::new(marks);
     let method_marks = Arc::clone(&marks);
-    environment.set_unknown_method_callback(move |state, value, method, args| call_method(state, value, method, args, &method_marks));
-    environment.add_filter("trim", move |text: String, chars: Option<String>| strip(&text, chars.as_deref(), true, true, &marks));
-    environment.add_filter("tojson", tojson);
-    environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+    environment.set_unknown_method_callback(move |state, value, method, args| {
+        call_method(state, value, method, args, &method_marks)
     });
+    environment.add_filter("trim", move |text: String, chars: Option<String>| {
+        strip(&text, chars.as_deref(), true, true, &marks)
+    });
+    environment.add_filter("tojson", tojson);
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> std::result::Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
+                .with_source(Raised(message)))
+        },
+    );
     environment.add_function("strftime_now", move |format: &str| strftime(now, format));
     environment
 }
@@ -221,7 +244,8 @@ fn tojson(value: &Value, kwargs: Kwargs) -> std::result::Result<String, minijinj
     // Accepted for compatibility: characters are never escaped.
     let _: Option<bool> = kwargs.get("ensure_ascii")?;
     kwargs.assert_all_used()?;
-    let bad = |error: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string());
+    let bad =
+        |error: serde_json::Error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string());
     Ok(python_json::dumps(&serde_json::to_value(value).map_err(bad)?, indent))
 }
 
@@ -235,7 +259,8 @@ fn render_error(error: &minijinja::Error) -> Error {
         if let Some(Raised(message)) = inner.downcast_ref::<Raised>() {
             return Error::TemplateRaised { message: message.clone() };
         }
-        if inner.downcast_ref::<minijinja::Error>().is_some_and(|inner| inner.kind() == ErrorKind::OutOfFuel) {
+        if inner.downcast_ref::<minijinja::Error>().is_some_and(|inner| inner.kind() == ErrorKind::OutOfFuel)
+        {
             return Error::TemplateLimit { limit: MAX_INSTRUCTIONS, unit: "instructions" };
         }
         cause = inner.source();

@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokenizers::{Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use tokenizers::{
+    Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+};
 
 use crate::detokenizer::{Detokenizer, SpecialTokens};
 use crate::error::{Error, Result};
@@ -78,12 +80,13 @@ impl Tokenizer {
 
     fn new(tokenizer_json: &[u8], config: TokenizerConfig) -> Result<Self> {
         check_tokenizer_file(tokenizer_json)?;
-        let mut model = tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|reason| Error::Malformed {
-            file: TOKENIZER_JSON.to_owned(),
-            field: "tokenizer".to_owned(),
-            expected: "a tokenizer that the tokenizers library loads",
-            found: reason.to_string(),
-        })?;
+        let mut model =
+            tokenizers::Tokenizer::from_bytes(tokenizer_json).map_err(|reason| Error::Malformed {
+                file: TOKENIZER_JSON.to_owned(),
+                field: "tokenizer".to_owned(),
+                expected: "a tokenizer that the tokenizers library loads",
+                found: reason.to_string(),
+            })?;
         // A file may ask for truncation or padding; a prompt must never be cut or filled silently.
         let _ = model.with_truncation(None);
         model.with_padding(None);
@@ -96,7 +99,8 @@ impl Tokenizer {
         let vocabulary = Vocabulary::new(&pieces, &added);
         let resolve = |field: &str, spelling: Option<&str>| match spelling {
             None => Ok(None),
-            Some(spelling) => match vocabulary.control_id(spelling).or_else(|| pieces.get(spelling).copied()) {
+            Some(spelling) => match vocabulary.control_id(spelling).or_else(|| pieces.get(spelling).copied())
+            {
                 Some(id) => Ok(Some(id)),
                 None => Err(Error::Malformed {
                     file: TOKENIZER_CONFIG_JSON.to_owned(),
@@ -181,7 +185,8 @@ impl Tokenizer {
         if text.is_empty() {
             return Ok(());
         }
-        let failed = |reason: tokenizers::Error| Error::Encode { bytes: text.len(), reason: reason.to_string() };
+        let failed =
+            |reason: tokenizers::Error| Error::Encode { bytes: text.len(), reason: reason.to_string() };
         let mut pieces = PreTokenizedString::from(NormalizedString::from(text));
         if let Some(normalizer) = self.model.get_normalizer() {
             pieces.normalize(|piece| normalizer.normalize(piece)).map_err(failed)?;

@@ -122,7 +122,8 @@ impl TokenizerConfig {
 
 /// Names the field whose type is wrong; an untagged enum's own message does not.
 fn check_fields(file: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
-    let token = |value: &serde_json::Value| value.is_null() || value.is_string() || value["content"].is_string();
+    let token =
+        |value: &serde_json::Value| value.is_null() || value.is_string() || value["content"].is_string();
     let wrong = |field: &str, expected| {
         let found = file.get(field).map(ToString::to_string).unwrap_or_default();
         Err(Error::Malformed { file: FILE.to_owned(), field: field.to_owned(), expected, found })
@@ -136,7 +137,9 @@ fn check_fields(file: &serde_json::Map<String, serde_json::Value>) -> Result<()>
         return wrong("add_bos_token", "true or false");
     }
     let template = |value: &serde_json::Value| match value {
-        serde_json::Value::Array(list) => list.iter().all(|t| t["name"].is_string() && t["template"].is_string()),
+        serde_json::Value::Array(list) => {
+            list.iter().all(|t| t["name"].is_string() && t["template"].is_string())
+        }
         other => other.is_null() || other.is_string(),
     };
     if !file.get("chat_template").is_none_or(template) {
@@ -156,7 +159,10 @@ mod tests {
                 "chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#,
         )
         .unwrap();
-        assert_eq!((config.bos_token(), config.eos_token(), config.pad_token()), (Some("<s>"), Some("</s>"), None));
+        assert_eq!(
+            (config.bos_token(), config.eos_token(), config.pad_token()),
+            (Some("<s>"), Some("</s>"), None)
+        );
         assert!(config.add_bos_token());
         assert_eq!(config.chat_template(), Some("d"));
     }

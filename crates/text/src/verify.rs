@@ -114,18 +114,31 @@ impl PromptReport {
 pub fn verify_prompt_file(file: &PromptFile, tokenizer: Option<&Tokenizer>) -> PromptReport {
     let generation = Generation::from_name(&file.generation);
     let supported = generation.is_some() || file.generation == fim::NAME;
-    let cases = if supported { file.cases.iter().map(|case| verify_case(generation, case, tokenizer)).collect() } else { Vec::new() };
+    let cases = if supported {
+        file.cases.iter().map(|case| verify_case(generation, case, tokenizer)).collect()
+    } else {
+        Vec::new()
+    };
     PromptReport { generation: file.generation.clone(), supported, cases }
 }
 
-fn verify_case(generation: Option<Generation>, case: &PromptCase, tokenizer: Option<&Tokenizer>) -> CaseReport {
+fn verify_case(
+    generation: Option<Generation>,
+    case: &PromptCase,
+    tokenizer: Option<&Tokenizer>,
+) -> CaseReport {
     let mut ids_compared = false;
     let outcome = compare(generation, case, tokenizer, &mut ids_compared);
     let outcome = outcome.unwrap_or_else(|error| Outcome::Failed { error: error.to_string() });
     CaseReport { name: case.name.clone(), outcome, ids_compared }
 }
 
-fn compare(generation: Option<Generation>, case: &PromptCase, tokenizer: Option<&Tokenizer>, ids_compared: &mut bool) -> Result<Outcome> {
+fn compare(
+    generation: Option<Generation>,
+    case: &PromptCase,
+    tokenizer: Option<&Tokenizer>,
+    ids_compared: &mut bool,
+) -> Result<Outcome> {
     let prompt = render(generation, case)?;
     if let Some(difference) = text_difference(&case.prompt, &prompt.to_string()) {
         return Ok(Outcome::PromptDiffers(difference));
@@ -157,8 +170,12 @@ fn render(generation: Option<Generation>, case: &PromptCase) -> Result<Prompt> {
 
 /// The request of a case. A field that is null was not passed to the reference.
 fn request(case: &PromptCase) -> Result<ChatRequest> {
-    let fields: serde_json::Map<String, Value> =
-        case.input.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let fields: serde_json::Map<String, Value> = case
+        .input
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
     serde_json::from_value(Value::Object(fields)).map_err(|reason| Error::Malformed {
         file: "prompt file".to_owned(),
         field: case.name.clone(),
@@ -172,13 +189,16 @@ const CONTEXT: usize = 30;
 fn text_difference(expected: &str, found: &str) -> Option<Difference> {
     let (expected, found): (Vec<char>, Vec<char>) = (expected.chars().collect(), found.chars().collect());
     let at = first_difference(&expected, &found)?;
-    let around = |text: &[char]| text[at.saturating_sub(CONTEXT).min(text.len())..(at + CONTEXT).min(text.len())].iter().collect();
+    let around = |text: &[char]| {
+        text[at.saturating_sub(CONTEXT).min(text.len())..(at + CONTEXT).min(text.len())].iter().collect()
+    };
     Some(Difference { at, expected: around(&expected), found: around(&found) })
 }
 
 fn id_difference(expected: &[u32], found: &[u32]) -> Option<Difference> {
     let at = first_difference(expected, found)?;
-    let around = |ids: &[u32]| format!("{:?}", &ids[at.saturating_sub(3).min(ids.len())..(at + 4).min(ids.len())]);
+    let around =
+        |ids: &[u32]| format!("{:?}", &ids[at.saturating_sub(3).min(ids.len())..(at + 4).min(ids.len())]);
     Some(Difference { at, expected: around(expected), found: around(found) })
 }
 
@@ -213,7 +233,9 @@ mod tests {
 
     #[test]
     fn an_unknown_generation_is_unsupported_whatever_its_cases() {
-        let report = verify(r#"{"generation": "v99", "cases": [{"name": "a", "messages": [{"role": 7}], "prompt": ""}]}"#);
+        let report = verify(
+            r#"{"generation": "v99", "cases": [{"name": "a", "messages": [{"role": 7}], "prompt": ""}]}"#,
+        );
         assert!(!report.supported && !report.passed() && report.cases.is_empty());
     }
 

@@ -34,7 +34,8 @@ pub(crate) struct Vocabulary {
 impl Vocabulary {
     /// Lays out `pieces` (spelling to id, in the byte alphabet) and the added tokens.
     pub(crate) fn new(pieces: &HashMap<String, u32>, added: &[AddedToken]) -> Self {
-        let length = pieces.values().chain(added.iter().map(|token| &token.id)).max().map_or(0, |id| *id as usize + 1);
+        let length =
+            pieces.values().chain(added.iter().map(|token| &token.id)).max().map_or(0, |id| *id as usize + 1);
         let mut vocabulary = Self {
             bytes: Vec::new(),
             entries: vec![Entry::default(); length],

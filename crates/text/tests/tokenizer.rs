@@ -1,5 +1,7 @@
 //! The tokenizer against the goldens of the reference library, and against users who type control tokens.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its data has to fail")]
+
 mod support;
 
 use proptest::prelude::*;
@@ -33,7 +35,10 @@ fn all_goldens_hold() {
         };
         assert_eq!(encoded, expected, "{text:?}");
         assert_eq!(tokenizer.decode(&expected, SpecialTokens::Show), case["decoded"].as_str().unwrap());
-        assert_eq!(tokenizer.decode(&expected, SpecialTokens::Skip), case["decoded_skip_special"].as_str().unwrap());
+        assert_eq!(
+            tokenizer.decode(&expected, SpecialTokens::Skip),
+            case["decoded_skip_special"].as_str().unwrap()
+        );
     }
     assert!(with_markers > 0);
 }
@@ -79,7 +84,9 @@ fn segments_give_the_reference_ids() {
 fn no_spelling_of_a_control_token_in_text_becomes_one() {
     let tokenizer = tokenizer();
     for token in tokenizer.control_tokens() {
-        for text in [token.to_owned(), format!("a {token}b"), format!("{token}{token}"), format!("\n{token}\n")] {
+        for text in
+            [token.to_owned(), format!("a {token}b"), format!("{token}{token}"), format!("\n{token}\n")]
+        {
             let ids = tokenizer.encode_text(&text).unwrap();
             assert!(!ids.iter().any(|&id| tokenizer.is_control(id)), "{text:?}");
             assert_eq!(tokenizer.decode(&ids, SpecialTokens::Show), text);
@@ -157,7 +164,10 @@ fn malformed_files_say_what_is_wrong() {
     check(r#"{"model": {"type": "Unigram"}}"#, "model.type");
     check(r#"{"model": {"type": "BPE"}}"#, "decoder");
     check(r#"{"model": {"type": "BPE"}, "decoder": {"type": "Metaspace"}}"#, "Metaspace");
-    check(r#"{"model": {"type": "BPE", "vocab": 3, "merges": []}, "decoder": {"type": "ByteLevel"}}"#, "tokenizer");
+    check(
+        r#"{"model": {"type": "BPE", "vocab": 3, "merges": []}, "decoder": {"type": "ByteLevel"}}"#,
+        "tokenizer",
+    );
     let config = br#"{"eos_token": "<nowhere>"}"#;
     let error = Tokenizer::from_bytes(&tokenizer_json(), Some(config)).unwrap_err().to_string();
     assert!(error.contains("eos_token") && error.contains("<nowhere>"), "{error}");

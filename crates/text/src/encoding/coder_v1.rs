@@ -24,7 +24,9 @@ pub(super) fn encode(request: &ChatRequest, open_turn: bool) -> Result<Prompt> {
         match turn.message().role {
             Role::System => prompt.text(turn.content()?),
             Role::User => prompt.text("### Instruction:\n").text(turn.content()?).text("\n"),
-            Role::Assistant => prompt.text("### Response:\n").text(turn.content()?).text("\n").control(EOT).text("\n"),
+            Role::Assistant => {
+                prompt.text("### Response:\n").text(turn.content()?).text("\n").control(EOT).text("\n")
+            }
             _ => return Err(turn.unknown_role("system, user, assistant")),
         };
     }

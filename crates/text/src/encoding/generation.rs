@@ -183,7 +183,11 @@ mod tests {
             ("<｜User｜> <｜DSML｜tool_calls>", "deepseek_v4", None),
             ("[INST]", "llama", None),
         ] {
-            let facts = CheckpointFacts { model_type: Some(model_type), chat_template: Some(template), tokenizer: None };
+            let facts = CheckpointFacts {
+                model_type: Some(model_type),
+                chat_template: Some(template),
+                tokenizer: None,
+            };
             assert_eq!(Generation::detect(&facts), expected, "{template}");
         }
     }

@@ -31,7 +31,10 @@ pub(super) fn encode(request: &ChatRequest, open_turn: bool) -> Result<Prompt> {
                 after_output = false;
                 for call in &message.tool_calls {
                     if first_call {
-                        prompt.control(ASSISTANT).text(message.content.as_deref().unwrap_or_default()).control(CALLS_BEGIN);
+                        prompt
+                            .control(ASSISTANT)
+                            .text(message.content.as_deref().unwrap_or_default())
+                            .control(CALLS_BEGIN);
                         first_call = false;
                     } else {
                         prompt.text("\n");

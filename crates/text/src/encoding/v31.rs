@@ -9,7 +9,8 @@ use crate::prompt::Prompt;
 use crate::python_json;
 
 use super::markers::{
-    ASSISTANT, BOS, CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, END_THINK, EOS, OUTPUT_BEGIN, OUTPUT_END, SEP, THINK, USER,
+    ASSISTANT, BOS, CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, END_THINK, EOS, OUTPUT_BEGIN, OUTPUT_END,
+    SEP, THINK, USER,
 };
 use super::turns::{Turn, joined_system, turns};
 
