@@ -18,6 +18,11 @@ fn header(files: &mut Files, file: &str, edit: impl FnOnce(&mut Value)) {
     edit_header(files, file, edit);
 }
 
+fn truncate(files: &mut Files, length: fn(usize) -> usize) {
+    let bytes = files.get_mut(SHARD_1).unwrap();
+    bytes.truncate(length(bytes.len()));
+}
+
 fn poke(files: &mut Files, file: &str, tensor: &str, at: usize, bytes: &[u8]) {
     let start = position(files, file, tensor) + at;
     files.get_mut(file).unwrap()[start..start + bytes.len()].copy_from_slice(bytes);
@@ -30,19 +35,15 @@ fn config(files: &mut Files, key: &str, value: Value) {
 const FILE_ROWS: &[Row] = &[
     (
         "shard cut in its data",
-        |f| drop(f.get_mut(SHARD_1).map(|b| b.truncate(b.len() - 5))),
+        |f| truncate(f, |length| length - 5),
         &[SHARD_1, "lm_head.weight", "an end within the 539 data bytes", "cut off"],
     ),
     (
         "shard cut in its header",
-        |f| drop(f.get_mut(SHARD_1).map(|b| b.truncate(60))),
+        |f| truncate(f, |_| 60),
         &[SHARD_1, "header length", "at most the 52 bytes that follow"],
     ),
-    (
-        "shard cut in its length",
-        |f| drop(f.get_mut(SHARD_1).map(|b| b.truncate(5))),
-        &[SHARD_1, "at least 8 bytes", "found 5 bytes"],
-    ),
+    ("shard cut in its length", |f| truncate(f, |_| 5), &[SHARD_1, "at least 8 bytes", "found 5 bytes"]),
     ("empty shard", |f| drop(f.insert(SHARD_1.into(), vec![])), &[SHARD_1, "file size", "found 0 bytes"]),
     (
         "absurd header length",
