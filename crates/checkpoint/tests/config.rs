@@ -1,5 +1,7 @@
 //! What `config.json` becomes: the released spellings, the defaults, and every refused option by key.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use checkpoint::{

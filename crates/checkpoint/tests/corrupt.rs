@@ -1,6 +1,8 @@
 //! Damaged checkpoints: one corruption per row, each with an error that names the file, the tensor or key, what was
 //! expected and what was found.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use serde_json::{Value, json};
@@ -155,7 +157,7 @@ const HEADER_ROWS: &[Row] = &[
         |f| {
             header(f, SHARD_1, |h| {
                 h["lm_head.weight"]["data_offsets"] = json!([1_000_000, 1_000_256]);
-            })
+            });
         },
         &[SHARD_1, "lm_head.weight", "within the 544 data bytes", "[1000000, 1000256]"],
     ),
@@ -205,7 +207,7 @@ const HEADER_ROWS: &[Row] = &[
         |f| {
             header(f, SHARD_1, |h| {
                 h[NORM].as_object_mut().unwrap().remove("data_offsets");
-            })
+            });
         },
         &[SHARD_1, NORM, "data_offsets"],
     ),

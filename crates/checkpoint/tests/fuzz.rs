@@ -1,6 +1,8 @@
 //! Random damage to headers, indices and configs: an error or a sound checkpoint, never a panic. Whatever our header
 //! check accepts, the reference implementation accepts too.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! Models from a hub that the test itself runs: fresh, resumed, pinned, refused, damaged, offline.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "support/hub_server.rs"]
 mod hub_server;
 mod support;

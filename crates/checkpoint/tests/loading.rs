@@ -1,5 +1,7 @@
 //! What tensors become: values, dtypes, block scales with partial blocks, stacks, and the bookkeeping around them.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::{Arc, Mutex};
