@@ -34,7 +34,7 @@ SYSTEM = ["You are a helpful assistant.", "You are a helpful assistant", "Answer
 SKILLS = {
     sums.addition: 20, sums.subtraction: 18, sums.times_table: 2, sums.comparison: 6, sums.sorting: 7, sums.extreme: 3,
     texts.reversal: 11, texts.spelling: 3, texts.letter_count: 5, texts.word_length: 2, texts.fields: 14,
-    stories.story: 7, chat.talk: 8, chat.unknown: 7, chat.fact: 5, chat.echo: 3, chat.introduction: 2,
+    stories.story: 7, chat.talk: 8, chat.unknown: 7, chat.fact: 5, chat.echo: 12, chat.introduction: 2,
     coding.writing: 2,
 }
 TOOL_SKILLS = {tools.weather: 6, tools.weather_twice: 2, tools.calculator: 6}
@@ -94,7 +94,7 @@ def document(rng):
         return fim(made["prefix"], made["suffix"], made["middle"], bos=rng.random() < 0.5)
     if kind == "story":
         return [Piece(BOS), Piece(stories.tell(rng, rng.choice(words.ANIMALS)), True, "plain"), Piece(EOS, True)]
-    thinking = rng.random() < 0.5
+    thinking = rng.random() < 0.6
     earlier = rng.randint(8, 20) if kind == "long chat" else rng.choices([0, 1, 2, 3, 4], [50, 24, 14, 8, 4])[0]
     if kind == "tools":
         messages, _ = tool_conversation(rng, False, weighted(rng, TOOL_SKILLS), earlier + rng.randint(0, 2))

@@ -120,10 +120,10 @@ def fact(rng, held):
 
 
 def echo(rng, held):
-    """Repeating what was said: the simplest copying there is."""
-    said = " ".join(words.word(rng) for _ in range(rng.randint(1, 5)))
+    """Repeating what was said: the simplest copying there is, and what the other skills build on."""
+    said = " ".join(words.word(rng) if rng.random() < 0.6 else str(words.number(rng)) for _ in range(rng.randint(1, 12)))
     ask = rng.choice(["Say {s}", "Repeat after me: {s}", "Repeat: {s}", "say '{s}'", "Please repeat {s}", "Echo {s}"])
-    return exchange("repeating", informal(rng, ask).replace("{s}", said), "I repeat the words.", said)
+    return exchange("repeating", informal(rng, ask).replace("{s}", said), said, said)
 
 
 def introduction(rng, held):
