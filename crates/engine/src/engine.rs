@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use checkpoint::CommonConfig;
 use kernels::ops::PagedBatch;
 use kernels::{DType, Device, Tensor};
 use models::{Batch, KvCache, Model, StepContext};
@@ -43,6 +44,14 @@ impl Default for EngineOptions {
     }
 }
 
+/// The element type of a KV cache where nobody asks for another: what the checkpoint was stored in, `F32` or `BF16`.
+pub fn default_kv_dtype(config: &CommonConfig) -> DType {
+    match config.torch_dtype.as_deref() {
+        Some("float32") => DType::F32,
+        _ => DType::BF16,
+    }
+}
+
 /// A model ready to run. Shared by reference count: each [`Generation`] holds the engine it runs on, and several may
 /// be stepped in turn or from several threads. What one computes does not depend on the others.
 pub struct Engine {
@@ -71,13 +80,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Options`] for a size out of range, [`EngineError::Memory`] if the pool does not fit.
-    pub fn new(model: Box<dyn Model>, device: Device, options: &EngineOptions) -> Result<Arc<Self>, EngineError> {
+    pub fn new(
+        model: Box<dyn Model>,
+        device: Device,
+        options: &EngineOptions,
+    ) -> Result<Arc<Self>, EngineError> {
         let common = model.config().common();
         let (vocab_size, longest) = (common.vocab_size, common.max_position_embeddings);
-        let kv_dtype = options.kv_dtype.unwrap_or(match common.torch_dtype.as_deref() {
-            Some("float32") => DType::F32,
-            _ => DType::BF16,
-        });
+        let kv_dtype = options.kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
         if !matches!(kv_dtype, DType::F32 | DType::BF16) {
             return Err(EngineError::options("kv_dtype", "F32 or BF16", kv_dtype));
         }
@@ -93,7 +103,8 @@ impl Engine {
         let blocks = context_len.div_ceil(options.block_size.max(1)).saturating_mul(options.max_sequences);
         let allocator = BlockAllocator::new(blocks, options.block_size)?;
         let layout = model.kv_layout();
-        let needed_bytes = (layout.bytes_per_token(kv_dtype) as u64).saturating_mul(allocator.capacity() as u64);
+        let needed_bytes =
+            (layout.bytes_per_token(kv_dtype) as u64).saturating_mul(allocator.capacity() as u64);
         if let Some(available_bytes) = memory::available_bytes().filter(|&bytes| bytes < needed_bytes) {
             return Err(EngineError::Memory { context_len, needed_bytes, available_bytes });
         }
@@ -154,7 +165,8 @@ impl Engine {
         tokens: &[u32],
     ) -> Result<Tensor, EngineError> {
         let end = start + tokens.len();
-        let paged = PagedBatch::new(&self.device, self.allocator.block_size(), &[(tokens.len(), end, blocks)])?;
+        let paged =
+            PagedBatch::new(&self.device, self.allocator.block_size(), &[(tokens.len(), end, blocks)])?;
         let positions: Vec<u32> = (start as u32..end as u32).collect();
         let batch = Batch::new(tokens, &positions, paged)?;
         // Rows of other sequences are never read, so a step that panicked half way has damaged nobody else.

@@ -17,7 +17,7 @@ mod sampling;
 mod sequence;
 mod stats;
 
-pub use engine::{DEFAULT_CONTEXT_LEN, Engine, EngineOptions};
+pub use engine::{DEFAULT_CONTEXT_LEN, Engine, EngineOptions, default_kv_dtype};
 pub use error::EngineError;
 pub use generation::{CancelHandle, FinishReason, Generation, Step};
 pub use request::Request;

@@ -39,8 +39,12 @@ fn assert_chi_square(counts: &BTreeMap<u32, usize>, expected: &[f64]) {
         .zip(0u32..)
         .map(|(p, token)| (counts.get(&token).copied().unwrap_or(0) as f64, p * total as f64))
         .collect();
-    assert!(cells.iter().all(|(seen, mean)| *mean > 0.0 || *seen == 0.0), "a token of probability 0 came out");
-    let statistic: f64 = cells.iter().filter(|c| c.1 > 0.0).map(|(seen, mean)| (seen - mean).powi(2) / mean).sum();
+    assert!(
+        cells.iter().all(|(seen, mean)| *mean > 0.0 || *seen == 0.0),
+        "a token of probability 0 came out"
+    );
+    let statistic: f64 =
+        cells.iter().filter(|c| c.1 > 0.0).map(|(seen, mean)| (seen - mean).powi(2) / mean).sum();
     let k = cells.iter().filter(|c| c.1 > 0.0).count() as f64;
     assert!(statistic < k + 5.0 * (2.0 * k).sqrt(), "chi-square {statistic} over {k} cells: {counts:?}");
 }
@@ -185,8 +189,7 @@ fn logits_without_a_distribution_are_errors() {
 fn logprobs_are_those_of_the_model_itself() {
     let p = [0.1, 0.6, 0.3];
     let biased = vec![(2, f32::NEG_INFINITY)];
-    let params =
-        SamplingParams { logprobs: Some(2), logit_bias: biased, ..SamplingParams::greedy() };
+    let params = SamplingParams { logprobs: Some(2), logit_bias: biased, ..SamplingParams::greedy() };
     let Sampled { token, logprob, top_logprobs } = sampler(params).sample(&mut logits_of(&p)).unwrap();
     assert_eq!(token, 1);
     assert!((logprob.unwrap() - 0.6f32.ln()).abs() < 1e-5);

@@ -1,0 +1,87 @@
+//! What a MODEL argument means, and how a model is loaded with progress on the terminal.
+
+use std::path::Path;
+
+use cachalot::{HubOptions, LanguageModel, LoadOptions, ModelSource};
+
+use crate::progress::ProgressDisplay;
+
+/// The model that an argument names: nothing is the demo model, a directory is itself, `org/name` is a hub id, and
+/// everything else is taken for a directory that is not there.
+pub(crate) fn source(model: Option<&str>) -> ModelSource {
+    match model {
+        None => ModelSource::Embedded,
+        Some(model) if !Path::new(model).exists() && is_hub_id(model) => {
+            ModelSource::Hub { id: model.to_owned(), options: hub_options() }
+        }
+        Some(model) => ModelSource::Path(model.into()),
+    }
+}
+
+/// Whether a lone argument of `run` names a model rather than being the prompt.
+pub(crate) fn names_a_model(argument: &str) -> bool {
+    let is_path = ["./", "../", "/"].iter().any(|start| argument.starts_with(start));
+    Path::new(argument).is_dir()
+        || is_hub_id(argument)
+        || (is_path && !argument.contains(char::is_whitespace))
+}
+
+/// `org/name` or `org/name@revision`, in the characters that hubs allow.
+fn is_hub_id(text: &str) -> bool {
+    let (id, revision) = text.split_once('@').map_or((text, None), |(id, revision)| (id, Some(revision)));
+    let is_name = |name: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        !name.is_empty() && name.bytes().all(allowed) && !name.starts_with('.') && !name.ends_with('.')
+    };
+    let is_id = id.split_once('/').is_some_and(|(org, name)| is_name(org) && is_name(name));
+    // A fraction such as 3/4 or a date such as 1/2 is a prompt: somebody's name has a letter in it.
+    is_id && id.contains(|c: char| c.is_ascii_alphabetic()) && revision.is_none_or(|r| !r.is_empty())
+}
+
+/// The hub and the cache that the environment names, as other tools read it.
+pub(crate) fn hub_options() -> HubOptions {
+    HubOptions::from_env_vars(|name| std::env::var(name).ok())
+}
+
+/// Loads a model with a progress bar where stderr is a terminal, and says what the model ignored.
+pub(crate) fn load(source: ModelSource, options: LoadOptions) -> anyhow::Result<LanguageModel> {
+    let mut display = ProgressDisplay::new();
+    let model = LanguageModel::load_with_progress(source, options, &mut |step| display.show(&step))?;
+    display.clear();
+    if let [first, others @ ..] = model.unknown_tensors() {
+        display.warn(&format!(
+            "the checkpoint has {} tensors that this build does not know (such as {first}); answers ignore them",
+            others.len() + 1
+        ));
+    }
+    Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_argument_is_a_model_or_a_prompt() {
+        for model in
+            ["deepseek-ai/DeepSeek-V3", "a/b@main", "/nowhere/model", "./nowhere", "../nowhere", "src"]
+        {
+            assert!(names_a_model(model), "{model}");
+        }
+        for prompt in [
+            "What is 1/2?",
+            "3/4",
+            "1/2",
+            "hello",
+            "and/or or not",
+            "a/b/c",
+            "/ is the root",
+            "What is 128 + 256?",
+            "",
+            "a/b@",
+            "/b",
+        ] {
+            assert!(prompt == "/b" || !names_a_model(prompt), "{prompt}");
+        }
+    }
+}

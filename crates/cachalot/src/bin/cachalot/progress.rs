@@ -1,0 +1,78 @@
+//! Progress of downloads and loads, on stderr and only where that is a terminal.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use cachalot::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// One bar that changes its subject as the work goes on.
+pub(crate) struct ProgressDisplay {
+    bar: ProgressBar,
+    subject: String,
+}
+
+impl ProgressDisplay {
+    /// A display that shows nothing yet.
+    pub(crate) fn new() -> Self {
+        let target = if io::stderr().is_terminal() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self { bar: ProgressBar::with_draw_target(Some(0), target), subject: String::new() }
+    }
+
+    /// Shows a step of a load.
+    pub(crate) fn show(&mut self, step: &Progress) {
+        match step {
+            Progress::Download(step) => self.bytes(&step.file, step.bytes_done, step.bytes_total),
+            Progress::Weights(step) => self.bytes("weights", step.bytes_done, step.bytes_total),
+            _ => {}
+        }
+    }
+
+    /// Shows a byte count under a subject; a new subject starts a new bar.
+    fn bytes(&mut self, subject: &str, done: u64, total: u64) {
+        const TEMPLATE: &str = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        self.start(subject, TEMPLATE, total);
+        self.bar.set_position(done);
+    }
+
+    /// Shows how many of `total` things are done.
+    pub(crate) fn count(&mut self, subject: &str, done: u64, total: u64) {
+        self.start(subject, "{msg} {bar:30} {pos}/{len} {eta}", total);
+        self.bar.set_position(done);
+    }
+
+    /// Shows what is going on, without an end in sight.
+    pub(crate) fn message(&mut self, subject: &str) {
+        self.start(subject, "{spinner} {msg}", 0);
+        self.bar.enable_steady_tick(Duration::from_millis(100));
+    }
+
+    fn start(&mut self, subject: &str, template: &str, total: u64) {
+        if self.subject == subject {
+            return;
+        }
+        self.subject = subject.to_owned();
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            self.bar.set_style(style);
+        }
+        self.bar.set_length(total);
+        self.bar.set_message(subject.to_owned());
+        self.bar.reset();
+    }
+
+    /// Takes the bar off the screen.
+    pub(crate) fn clear(&mut self) {
+        self.bar.finish_and_clear();
+        self.subject.clear();
+    }
+
+    /// Prints a line above the bar.
+    pub(crate) fn warn(&self, message: &str) {
+        // A warning that cannot be written is not worth failing for.
+        self.bar.suspend(|| drop(writeln!(io::stderr(), "warning: {message}")));
+    }
+}

@@ -1,0 +1,78 @@
+//! `cachalot verify`: a checkpoint against golden tensors, or prompt encoders against golden prompts.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cachalot::Tokenizer;
+use cachalot::verify::{
+    KeyTolerance, Outcome, Report, Tolerances, VerifyOptions, verify_checkpoint, verify_prompts,
+};
+
+use crate::progress::ProgressDisplay;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 everything was checked and holds, 1 something does not hold or is malformed, 2 wrong usage, 3 nothing
+failed but something could not be checked by this build.";
+
+/// Prove that this build computes what the reference computed
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    /// A directory with config.json, model*.safetensors and golden.safetensors, or a JSON file of golden prompts
+    #[arg(value_name = "DIR|FILE.json")]
+    path: PathBuf,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+    /// Prompt tokens per step; the whole prompt if left out
+    #[arg(long, value_name = "N")]
+    chunk: Option<usize>,
+    /// Accept this difference for every key; the default is 1e-4 up to 7 tokens, 3e-4 up to 33, 1e-3 beyond
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f64>,
+    /// Accept a difference for the keys that match a pattern, where * stands for anything; may be given several times
+    #[arg(long, value_name = "PATTERN=X")]
+    tolerance_key: Vec<KeyTolerance>,
+    /// tokenizer.json, or a directory with one, to compare the ids of golden prompts
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+}
+
+/// Runs the subcommand.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let report = if args.path.is_file() { prompts(args)? } else { checkpoint(args)? };
+    if args.json {
+        writeln!(io::stdout(), "{:#}", report.to_json())?;
+    } else {
+        writeln!(io::stdout(), "{report}")?;
+    }
+    Ok(ExitCode::from(match report.outcome() {
+        Outcome::Pass => 0,
+        Outcome::Fail => 1,
+        Outcome::Unchecked => 3,
+    }))
+}
+
+fn checkpoint(args: &Args) -> anyhow::Result<Report> {
+    let tolerances = Tolerances { all: args.tolerance, by_key: args.tolerance_key.clone() };
+    let options = VerifyOptions { chunk: args.chunk, tolerances };
+    let mut display = ProgressDisplay::new();
+    let report = verify_checkpoint(&args.path, &options, &mut |step| display.message(step))?;
+    display.clear();
+    Ok(report)
+}
+
+fn prompts(args: &Args) -> anyhow::Result<Report> {
+    let tokenizer = args.tokenizer.as_deref().map(tokenizer).transpose()?;
+    Ok(verify_prompts(&args.path, tokenizer.as_ref())?)
+}
+
+fn tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {
+    if path.is_dir() {
+        return Ok(Tokenizer::from_dir(path)?);
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Tokenizer::from_bytes(&bytes, None)?)
+}

@@ -1,0 +1,106 @@
+//! [`ModelSource`]: where a model comes from.
+
+use std::path::{Path, PathBuf};
+
+use checkpoint::hub::{self, DownloadProgress, HubOptions};
+use checkpoint::{Checkpoint, GenerationConfig, LoadProgress};
+use text::Tokenizer;
+
+use crate::{Error, demo};
+
+/// Where a model comes from.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum ModelSource {
+    /// The demo model inside the program.
+    Embedded,
+    /// A directory with `config.json`, safetensors files and `tokenizer.json`.
+    Path(PathBuf),
+    /// A hub id, `org/name` or `org/name@revision`, downloaded into a cache if it is not there yet.
+    Hub {
+        /// The id.
+        id: String,
+        /// The hub and its cache.
+        options: HubOptions,
+    },
+}
+
+/// What a load is doing.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Progress {
+    /// Fetching a file from the hub.
+    Download(DownloadProgress),
+    /// Reading weights.
+    Weights(LoadProgress),
+}
+
+/// A model found but not read: config and headers are checked, no weight is in memory.
+pub(crate) struct Opened {
+    /// How to call it: `demo`, the directory or the hub id.
+    pub(crate) name: String,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) generation_config: GenerationConfig,
+    /// Where the tokenizer lies; `None` for the demo model's.
+    dir: Option<PathBuf>,
+}
+
+impl ModelSource {
+    /// The model's directory, downloaded if need be; `None` for the embedded model.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if the hub cannot deliver it.
+    pub fn resolve(&self, progress: &mut dyn FnMut(Progress)) -> Result<Option<PathBuf>, Error> {
+        match self {
+            Self::Embedded => Ok(None),
+            Self::Path(dir) => Ok(Some(dir.clone())),
+            Self::Hub { id, options } => {
+                let mut hear = |done: &DownloadProgress| progress(Progress::Download(done.clone()));
+                Ok(Some(hub::resolve(id, options, &mut hear)?))
+            }
+        }
+    }
+
+    /// A short name for people.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Embedded => "demo".to_owned(),
+            Self::Path(dir) => dir.display().to_string(),
+            Self::Hub { id, .. } => id.clone(),
+        }
+    }
+
+    /// Opens the config and the headers; reads no weight.
+    pub(crate) fn open(&self, progress: &mut dyn FnMut(Progress)) -> Result<Opened, Error> {
+        let dir = self.resolve(progress)?;
+        let (checkpoint, generation_config) = match &dir {
+            None => (demo::checkpoint()?, demo::generation_config()?),
+            Some(dir) => {
+                let checkpoint = open_dir(dir)?;
+                let generation_config = checkpoint.generation_config().clone();
+                (checkpoint, generation_config)
+            }
+        };
+        Ok(Opened { name: self.name(), checkpoint, generation_config, dir })
+    }
+}
+
+fn open_dir(dir: &Path) -> Result<Checkpoint, Error> {
+    if !dir.is_dir() {
+        return Err(Error::file(dir, "a model directory", "nothing there, or a file"));
+    }
+    Ok(Checkpoint::open(dir)?)
+}
+
+impl Opened {
+    /// The tokenizer, which ends a text where any of the model's files says so.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer, Error> {
+        let tokenizer = match &self.dir {
+            None => demo::tokenizer()?,
+            Some(dir) => Tokenizer::from_dir(dir)?,
+        };
+        Ok(tokenizer
+            .with_eos_ids(&self.checkpoint.config().common().eos_token_ids)
+            .with_eos_ids(&self.generation_config.eos_token_ids))
+    }
+}

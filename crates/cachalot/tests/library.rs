@@ -1,0 +1,183 @@
+//! The library over the demo model: events, chats, async streams, cancellation.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use cachalot::{
+    Error, Event, EventStream, FinishReason, GenerateOptions, Input, LanguageModel, LoadOptions, Message,
+    ModelSource,
+};
+use futures_core::Stream;
+
+fn model() -> LanguageModel {
+    LanguageModel::load(ModelSource::Embedded, LoadOptions::default()).unwrap()
+}
+
+fn limited(max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(max_tokens), ignore_eos: true, ..GenerateOptions::greedy() }
+}
+
+#[test]
+fn the_pieces_are_the_whole() {
+    let model = model();
+    for thinking in [Some(false), Some(true)] {
+        let options = GenerateOptions { thinking, ..limited(60) };
+        let output = model.generate("What is 12 + 30?", &options).unwrap();
+        let (mut text, mut reasoning, mut finishes) = (String::new(), String::new(), 0);
+        for event in model.stream("What is 12 + 30?", &options).unwrap() {
+            assert_eq!(finishes, 0, "nothing follows the end");
+            match event.unwrap() {
+                Event::Text(piece) => text.push_str(&piece),
+                Event::Reasoning(piece) => reasoning.push_str(&piece),
+                Event::Finish { reason, .. } => {
+                    assert_eq!(reason, output.finish_reason);
+                    finishes += 1;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!((text, reasoning, finishes), (output.text, output.reasoning, 1));
+        assert_eq!(output.tokens.len(), 60);
+    }
+}
+
+#[test]
+fn inputs_differ_in_their_format_only() {
+    let model = model();
+    let options = GenerateOptions::default();
+    let encode = |input: Input| model.encode(input, &options).unwrap();
+    assert_eq!(encode("hi".into()), encode(vec![Message::user("hi")].into()));
+    assert!(encode(Input::Raw("hi".to_owned())).len() < encode("hi".into()).len());
+    let control = model.tokenizer().id_of_token("<｜User｜>").unwrap();
+    let count = |ids: &[u32]| ids.iter().filter(|&&id| id == control).count();
+    assert_eq!(count(&encode("<｜User｜>".into())), 1, "user text spells no control token");
+    assert_eq!(count(&encode(Input::Raw("<｜User｜>".to_owned()))), 0);
+}
+
+#[test]
+fn a_chat_reuses_its_cache_and_says_what_a_fresh_start_would() {
+    let model = model();
+    let options = limited(12);
+    let mut chat = model.chat();
+    chat.set_system("You are a helpful assistant.");
+    let mut cached = Vec::new();
+    for question in ["My name is Ada.", "What is my name?"] {
+        for event in chat.send(question, &options).unwrap() {
+            if let Event::Finish { stats, .. } = event.unwrap() {
+                cached.push(stats.cached_tokens);
+            }
+        }
+    }
+    assert_eq!(chat.messages().len(), 5);
+    assert!(cached[0] == 0 && cached[1] > 0, "{cached:?}");
+    let history = chat.messages()[..4].to_vec();
+    let fresh = model.generate(history, &options).unwrap();
+    assert_eq!(chat.messages()[4].content.as_deref(), Some(fresh.text.as_str()));
+    chat.reset();
+    assert_eq!(chat.messages().len(), 1);
+}
+
+#[test]
+fn a_turn_dropped_half_way_joins_as_far_as_it_came() {
+    let model = model();
+    let mut chat = model.chat();
+    let mut turn = chat.send("Tell me a story about a fox.", &limited(50)).unwrap();
+    let mut said = String::new();
+    while said.len() < 5 {
+        if let Event::Text(piece) = turn.next().unwrap().unwrap() {
+            said.push_str(&piece);
+        }
+    }
+    drop(turn);
+    assert_eq!(chat.messages()[1].content.as_deref(), Some(said.as_str()));
+    let bad = GenerateOptions { top_p: Some(7.0), ..limited(5) };
+    assert!(chat.send("hm", &bad).is_err());
+    assert_eq!(chat.messages().len(), 2, "a refused turn leaves no trace");
+}
+
+#[test]
+fn cancelling_ends_with_an_event() {
+    let model = model();
+    let mut stream = model.stream("Tell me a story.", &limited(200)).unwrap();
+    stream.next().unwrap().unwrap();
+    stream.cancel_handle().cancel();
+    let last = stream.by_ref().map(Result::unwrap).last().unwrap();
+    assert!(matches!(last, Event::Finish { reason: FinishReason::Cancelled, .. }));
+    assert!(stream.next().is_none());
+}
+
+/// Counts how often it was woken, and unparks its thread.
+struct Counter(AtomicUsize, std::thread::Thread);
+
+impl Wake for Counter {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        self.1.unpark();
+    }
+}
+
+fn next(stream: &mut EventStream) -> Option<Result<Event, Error>> {
+    let waker = Waker::from(Arc::new(Counter(AtomicUsize::new(0), std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match Pin::new(&mut *stream).poll_next(&mut context) {
+            Poll::Ready(event) => return event,
+            Poll::Pending => std::thread::park_timeout(Duration::from_secs(30)),
+        }
+    }
+}
+
+#[test]
+fn an_async_stream_says_the_same() {
+    let model = model();
+    let options = limited(40);
+    let expected = model.generate("What is 12 + 30?", &options).unwrap();
+    let mut streams: Vec<EventStream> =
+        (0..3).map(|_| model.stream_async("What is 12 + 30?", &options).unwrap()).collect();
+    for stream in &mut streams {
+        let mut text = String::new();
+        let mut finished = false;
+        while let Some(event) = next(stream) {
+            match event.unwrap() {
+                Event::Text(piece) => text.push_str(&piece),
+                Event::Finish { .. } => finished = true,
+                _ => {}
+            }
+        }
+        assert!(finished);
+        assert_eq!(text, expected.text);
+        assert!(next(stream).is_none(), "an ended stream stays ended");
+    }
+}
+
+#[test]
+fn dropping_an_async_stream_frees_its_cache() {
+    let model = model();
+    let pool = model.engine().allocator().clone();
+    let mut stream = model.stream_async("Tell me a story.", &limited(300)).unwrap();
+    next(&mut stream).unwrap().unwrap();
+    assert!(pool.num_free_blocks() < pool.num_blocks());
+    drop(stream);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while pool.num_free_blocks() < pool.num_blocks() {
+        assert!(Instant::now() < deadline, "the worker never let go");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    pool.check_integrity().unwrap();
+}
+
+#[test]
+fn errors_name_the_field() {
+    let model = model();
+    let refuse = |options: GenerateOptions| model.generate("hi", &options).unwrap_err().to_string();
+    assert!(refuse(GenerateOptions { top_p: Some(0.0), ..Default::default() }).contains("top_p"));
+    assert!(
+        refuse(GenerateOptions { max_tokens: Some(1 << 20), ..Default::default() }).contains("max_tokens")
+    );
+    assert!(refuse(GenerateOptions { stop: vec![String::new()], ..Default::default() }).contains("stop[0]"));
+    let long = "word ".repeat(20_000);
+    assert!(model.generate(long, &GenerateOptions::default()).unwrap_err().to_string().contains("prompt"));
+}
