@@ -43,4 +43,13 @@ impl RopeTable {
         };
         Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
     }
+
+    /// Cosines and sines of a table whose two halves agree in shape.
+    pub(crate) fn values(&self, op: &'static str) -> Result<(&[f32], &[f32])> {
+        if self.sin.shape() != self.cos.shape() {
+            let expected = format!("cos's {:?}", self.cos.shape());
+            return Err(KernelError::shape(op, "sin", expected, self.sin.shape()));
+        }
+        Ok((self.cos.f32s(op, "cos")?, self.sin.f32s(op, "sin")?))
+    }
 }

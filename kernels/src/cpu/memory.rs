@@ -49,3 +49,28 @@ impl DerefMut for AlignedBytes {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 }
+
+/// Scratch for the kernels: zeroed `f32`s that start on a cache line, which a full-width load must not straddle.
+#[derive(Debug)]
+pub(super) struct Scratch(AlignedBytes);
+
+impl Scratch {
+    /// `len` zeros.
+    pub(super) fn zeroed(len: usize) -> Self {
+        Self(AlignedBytes::zeroed(len * size_of::<f32>()))
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}

@@ -1,5 +1,30 @@
-//! The CPU backend: memory and the vectorised inner loops that the ops share.
+//! The CPU backend: memory, instruction levels, and the vectorised forwards behind the ops.
+//!
+//! `simd` is the vector vocabulary and the only user of intrinsics; `level` compiles a kernel for each instruction set;
+//! `tile`, `gemv` and `packed` are the inner loops over packed weights; the rest is one file per group of ops. The
+//! functions here take slices that the ops have checked, and a [`Level`].
 
+mod attention;
+mod gate;
+mod gemv;
+mod kv_write;
+mod level;
+mod matmul;
 mod memory;
+mod mla;
+mod moe;
+mod packed;
+mod parallel;
+mod rows;
+mod simd;
+mod tile;
 
+pub use attention::{Attention, CacheRows, Sequence, paged_attention};
+pub use gate::route;
+pub use kv_write::{CacheMut, gqa_kv_write, mla_kv_write};
+pub use level::Level;
+pub use matmul::{linear, swiglu};
 pub use memory::AlignedBytes;
+pub use mla::{absorb_query, project_value};
+pub use moe::moe_experts;
+pub use rows::{add_rms_norm, embedding, rms_norm, rope};

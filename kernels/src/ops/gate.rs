@@ -1,6 +1,7 @@
 //! Expert routing: scores, group limits, top-k, weights.
 
-use crate::{DType, KernelError, Result, Tensor, reference};
+use crate::cpu::{self, Level};
+use crate::{DType, KernelError, Result, Tensor};
 
 /// How router logits become scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +64,10 @@ pub fn route(logits: &Tensor, correction_bias: Option<&Tensor>, config: &GateCon
     let bias = correction_bias.map(|b| b.f32s(OP, "correction_bias")).transpose()?;
     let mut ids = Tensor::zeros(&logits.device(), DType::U32, &[tokens, config.top_k]);
     let mut weights = Tensor::zeros(&logits.device(), DType::F32, &[tokens, config.top_k]);
-    let (chosen, values) = reference::route(logits.f32s(OP, "logits")?, bias, experts, config);
-    bytemuck::cast_slice_mut(ids.bytes_mut(OP, "experts")?).copy_from_slice(&chosen);
-    weights.f32s_mut(OP, "weights")?.copy_from_slice(&values);
+    let logits = logits.f32s(OP, "logits")?;
+    let chosen = bytemuck::cast_slice_mut(ids.bytes_mut(OP, "experts")?);
+    let target = (chosen, weights.f32s_mut(OP, "weights")?);
+    cpu::route(Level::detect(), logits, bias, experts, config, target);
     Ok(Routing { experts: ids, weights })
 }
 

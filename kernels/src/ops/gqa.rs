@@ -1,7 +1,8 @@
 //! Grouped-query attention over the paged cache (MHA is the case of as many key heads as query heads).
 
+use crate::cpu::{self, Attention, Level};
 use crate::ops::PagedBatch;
-use crate::{KernelError, Result, Tensor, reference};
+use crate::{DType, KernelError, Result, Tensor};
 
 /// Attention of `q` `[T, H, D]` over `cache` `[blocks, block_size, 2 * H_kv * D]` (rows `[k | v]`, `F32` or `BF16`);
 /// query head `h` reads key head `h / (H / H_kv)`. Softmax in `F32`; the result is `[T, H * D]`.
@@ -26,8 +27,20 @@ pub fn paged_gqa(
         let expected = format!("[blocks, {}, {}]", batch.block_size, 2 * num_kv_heads * dim);
         return Err(KernelError::shape(OP, "cache", expected, cache.shape()));
     }
-    let visible = batch.visible_rows(OP, blocks * block_size)?;
-    let rows = cache.to_vec_f32();
-    let values = reference::gqa(q.f32s(OP, "q")?, &rows, &visible, [heads, num_kv_heads, dim], scale);
-    Tensor::from_f32(&q.device(), &[tokens, heads * dim], &values)
+    let args = Attention {
+        q: q.f32s(OP, "q")?,
+        cache: batch.cache_rows(OP, cache)?,
+        width: row,
+        block_size,
+        sequences: batch.sequences(OP, blocks)?,
+        heads,
+        kv_heads: num_kv_heads,
+        key_dim: dim,
+        value_start: num_kv_heads * dim,
+        value_dim: dim,
+        scale,
+    };
+    let mut out = Tensor::zeros(&cache.device(), DType::F32, &[tokens, heads * dim]);
+    cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }

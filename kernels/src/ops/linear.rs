@@ -1,6 +1,7 @@
 //! The linear layer over packed weights.
 
-use crate::{KernelError, Result, Tensor, Weight, reference};
+use crate::cpu::{self, Level};
+use crate::{DType, KernelError, Result, Tensor, Weight};
 
 /// `x W^T + bias`: `x` `[T, K]` `F32`, `weight` `[N, K]` in any stored form, `bias` `[N]` `F32`; the result is
 /// `[T, N]` `F32`, accumulated in `F32`. A row's result does not depend on the other rows of the batch.
@@ -15,6 +16,8 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
         return Err(KernelError::shape(OP, "bias", format!("[{n}]"), bias.shape()));
     }
     let bias = bias.map(|b| b.f32s(OP, "bias")).transpose()?;
-    let values = reference::linear(x.f32s(OP, "x")?, &weight.to_vec_f32(), bias, k, n);
-    Tensor::from_f32(&x.device(), &[tokens, n], &values)
+    let x = x.f32s(OP, "x")?;
+    let mut out = Tensor::zeros(&weight.device(), DType::F32, &[tokens, n]);
+    cpu::linear(Level::detect(), x, weight, bias, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }

@@ -5,8 +5,9 @@
 //! (DeepSeek-V2 report, section 2.1.2 and appendix C). The naive form, which expands keys and values per head, is
 //! [`crate::reference::mla_naive`].
 
+use crate::cpu::{self, Attention, Level};
 use crate::ops::PagedBatch;
-use crate::{KernelError, Result, Tensor, Weight, reference};
+use crate::{DType, KernelError, Result, Tensor, Weight};
 
 /// The head sizes of an MLA layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +57,10 @@ pub fn mla_absorb_query(q: &Tensor, kv_b: &Weight, dims: &MlaDims) -> Result<Ten
         return Err(KernelError::shape(OP, "q", expected, q.shape()));
     }
     dims.check_kv_b(OP, kv_b)?;
-    let values = reference::mla_absorb_query(q.f32s(OP, "q")?, &kv_b.to_vec_f32(), dims);
-    Tensor::from_f32(&q.device(), &[tokens, heads, dims.row_width()], &values)
+    let q = q.f32s(OP, "q")?;
+    let mut out = Tensor::zeros(&kv_b.device(), DType::F32, &[tokens, heads, dims.row_width()]);
+    cpu::absorb_query(Level::detect(), q, kv_b, dims, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }
 
 /// Attention of absorbed queries `[T, H, C + R]` over the latent `cache` `[blocks, block_size, C + R]` (`F32` or
@@ -81,10 +84,22 @@ pub fn paged_mla(
         let expected = format!("[blocks, {}, {width}]", batch.block_size);
         return Err(KernelError::shape(OP, "cache", expected, cache.shape()));
     }
-    let visible = batch.visible_rows(OP, blocks * block_size)?;
-    let rows = cache.to_vec_f32();
-    let values = reference::mqa(q.f32s(OP, "q")?, &rows, &visible, [heads, width, kv_lora_rank], scale);
-    Tensor::from_f32(&q.device(), &[tokens, heads, kv_lora_rank], &values)
+    let args = Attention {
+        q: q.f32s(OP, "q")?,
+        cache: batch.cache_rows(OP, cache)?,
+        width,
+        block_size,
+        sequences: batch.sequences(OP, blocks)?,
+        heads,
+        kv_heads: 1,
+        key_dim: width,
+        value_start: 0,
+        value_dim: kv_lora_rank,
+        scale,
+    };
+    let mut out = Tensor::zeros(&cache.device(), DType::F32, &[tokens, heads, kv_lora_rank]);
+    cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }
 
 /// Values out of the latent space: `W_UV o` per head, `[T, H, C]` to `[T, H * v]`.
@@ -96,6 +111,8 @@ pub fn mla_project_value(o: &Tensor, kv_b: &Weight, dims: &MlaDims) -> Result<Te
         return Err(KernelError::shape(OP, "o", expected, o.shape()));
     }
     dims.check_kv_b(OP, kv_b)?;
-    let values = reference::mla_project_value(o.f32s(OP, "o")?, &kv_b.to_vec_f32(), dims);
-    Tensor::from_f32(&o.device(), &[tokens, heads * dims.v_head_dim], &values)
+    let o = o.f32s(OP, "o")?;
+    let mut out = Tensor::zeros(&kv_b.device(), DType::F32, &[tokens, heads * dims.v_head_dim]);
+    cpu::project_value(Level::detect(), o, kv_b, dims, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }

@@ -1,7 +1,8 @@
 //! The routed experts of a mixture-of-experts layer, grouped by expert.
 
+use crate::cpu::{self, Level};
 use crate::ops::Routing;
-use crate::{KernelError, Result, Tensor, Weight, reference};
+use crate::{DType, KernelError, Result, Tensor, Weight};
 
 /// The stacked expert matrices of one layer.
 #[derive(Debug, Clone)]
@@ -43,12 +44,8 @@ pub fn moe_experts(x: &Tensor, routing: &Routing, experts: &Experts) -> Result<T
         return Err(KernelError::value(OP, "routing.experts", format!("ids below {count}"), id));
     }
     let weights = routing.weights.f32s(OP, "routing.weights")?;
-    let values = reference::moe_experts(
-        x.f32s(OP, "x")?,
-        ids,
-        weights,
-        [&experts.gate.to_vec_f32(), &experts.up.to_vec_f32(), &experts.down.to_vec_f32()],
-        [dim, inter, top_k],
-    );
-    Tensor::from_f32(&x.device(), &[tokens, dim], &values)
+    let x = x.f32s(OP, "x")?;
+    let mut out = Tensor::zeros(&experts.gate.device(), DType::F32, &[tokens, dim]);
+    cpu::moe_experts(Level::detect(), x, (ids, weights), experts, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }

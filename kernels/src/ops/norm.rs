@@ -1,26 +1,36 @@
 //! RMS normalisation, alone and fused with the residual add.
 
-use crate::{KernelError, Result, Tensor, reference};
+use crate::cpu::{self, Level};
+use crate::{DType, KernelError, Result, Tensor};
 
 /// `x / sqrt(mean(x^2) + eps) * weight` per row of `x` `[T, D]`; `weight` `[D]`, all `F32`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     const OP: &str = "rms_norm";
-    let [_, dim] = check(OP, x, weight)?;
-    let values = reference::rms_norm(x.f32s(OP, "x")?, weight.f32s(OP, "weight")?, dim, eps);
-    Tensor::from_f32(&x.device(), x.shape(), &values)
+    check(OP, x, weight)?;
+    let (values, weight) = (x.f32s(OP, "x")?, weight.f32s(OP, "weight")?);
+    let mut out = Tensor::zeros(&x.device(), DType::F32, x.shape());
+    cpu::rms_norm(Level::detect(), values, weight, eps, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }
 
 /// `residual += x`, then [`rms_norm`] of the sum: the step between two sublayers in one pass.
 pub fn add_rms_norm(residual: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    check("add_rms_norm", residual, weight)?;
-    super::add_assign(residual, x)?;
-    rms_norm(residual, weight, eps)
+    const OP: &str = "add_rms_norm";
+    check(OP, residual, weight)?;
+    if x.shape() != residual.shape() {
+        return Err(KernelError::shape(OP, "x", format!("{:?}", residual.shape()), x.shape()));
+    }
+    let (x, weight) = (x.f32s(OP, "x")?, weight.f32s(OP, "weight")?);
+    let mut out = Tensor::zeros(&residual.device(), DType::F32, residual.shape());
+    let sums = residual.f32s_mut(OP, "residual")?;
+    cpu::add_rms_norm(Level::detect(), sums, x, weight, eps, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }
 
-fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<[usize; 2]> {
-    let [tokens, dim] = x.dims(op, "x", "[T, D]")?;
+fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<()> {
+    let [_, dim] = x.dims(op, "x", "[T, D]")?;
     if weight.shape() != [dim] {
         return Err(KernelError::shape(op, "weight", format!("[{dim}]"), weight.shape()));
     }
-    Ok([tokens, dim])
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! [`PagedBatch`]: which keys each query of a step may see, and where they lie in the paged cache.
 
-use crate::{Device, KernelError, Result, Tensor};
+use crate::cpu::{CacheRows, Sequence};
+use crate::{DType, Device, KernelError, Result, Tensor};
 
 /// The paging of one step over `B` sequences and `T` new tokens. All tensors are `U32`.
 ///
@@ -66,23 +67,47 @@ impl PagedBatch {
         self.context_lens.len()
     }
 
-    /// For each new token: the cache rows of its visible keys, in order. The host form the CPU attention walks.
-    pub(crate) fn visible_rows(&self, op: &'static str, cache_rows: usize) -> Result<Vec<Vec<u32>>> {
+    /// The sequences as the CPU attention walks them, after checking every index against a cache of `blocks` blocks.
+    pub(crate) fn sequences(&self, op: &'static str, blocks: usize) -> Result<Vec<Sequence<'_>>> {
         let starts = self.query_start.u32s(op, "query_start")?;
         let lens = self.context_lens.u32s(op, "context_lens")?;
         let tables = self.block_tables.u32s(op, "block_tables")?;
-        let (width, size) = (self.block_tables.dim(1), self.block_size);
-        let mut visible = Vec::with_capacity(self.num_tokens());
-        for (b, &len) in lens.iter().enumerate() {
-            let table = &tables[b * width..][..width];
-            let row = |i: usize| table[i / size] as usize * size + i % size;
-            let rows: Vec<u32> = (0..len as usize).map(|i| row(i) as u32).collect();
-            if let Some(row) = rows.iter().find(|&&r| r as usize >= cache_rows) {
-                return Err(KernelError::value(op, "block_tables", format!("rows below {cache_rows}"), row));
-            }
-            let new = (starts[b + 1] - starts[b]) as usize;
-            visible.extend((0..new).map(|i| rows[..len as usize - new + i + 1].to_vec()));
+        let [rows, width] = self.block_tables.dims(op, "block_tables", "[B, M]")?;
+        if rows != lens.len() || starts.len() != rows + 1 {
+            let expected = format!("[{} + 1]", lens.len());
+            return Err(KernelError::shape(op, "query_start", expected, self.query_start.shape()));
         }
-        Ok(visible)
+        if starts[0] != 0 || starts[rows] as usize != self.num_tokens() {
+            let (expected, found) = (format!("0 to {}", self.num_tokens()), format!("{starts:?}"));
+            return Err(KernelError::value(op, "query_start", expected, found));
+        }
+        let mut sequences = Vec::with_capacity(rows);
+        for (b, &context) in lens.iter().enumerate() {
+            let (queries, context) = (starts[b] as usize..starts[b + 1] as usize, context as usize);
+            if queries.start > queries.end || queries.len() > context {
+                let found = format!("{} after {}", starts[b + 1], starts[b]);
+                return Err(KernelError::value(op, "query_start", format!("0 to {context} rows"), found));
+            }
+            let used = context.div_ceil(self.block_size);
+            if used > width {
+                let expected = format!("at most {} keys", width * self.block_size);
+                return Err(KernelError::value(op, "context_lens", expected, context));
+            }
+            let table = &tables[b * width..][..used];
+            if let Some(block) = table.iter().find(|&&block| block as usize >= blocks) {
+                return Err(KernelError::value(op, "block_tables", format!("blocks below {blocks}"), block));
+            }
+            sequences.push(Sequence { queries, context, blocks: table });
+        }
+        Ok(sequences)
+    }
+
+    /// The typed rows of `cache`.
+    pub(crate) fn cache_rows<'a>(&self, op: &'static str, cache: &'a Tensor) -> Result<CacheRows<'a>> {
+        match cache.dtype() {
+            DType::F32 => Ok(CacheRows::F32(bytemuck::cast_slice(cache.bytes()))),
+            DType::BF16 => Ok(CacheRows::Bf16(bytemuck::cast_slice(cache.bytes()))),
+            found => Err(KernelError::DType { op, arg: "cache", expected: "F32 or BF16", found }),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Rotary embedding of query heads, in place.
 
-use crate::{KernelError, Result, RopeLayout, RopeTable, Tensor, reference};
+use crate::cpu::{self, Level};
+use crate::{KernelError, Result, RopeLayout, RopeTable, Tensor};
 
 /// Rotates columns `offset .. offset + rope_dim` of every head of `x` `[T, H, D]` in place.
 pub fn rope_assign(x: &mut Tensor, offset: usize, table: &RopeTable, layout: RopeLayout) -> Result<()> {
@@ -11,12 +12,8 @@ pub fn rope_assign(x: &mut Tensor, offset: usize, table: &RopeTable, layout: Rop
         let expected = format!("[{tokens}, at most {}]", dim.saturating_sub(offset) / 2);
         return Err(KernelError::shape(OP, "table", expected, table.cos.shape()));
     }
-    let (cos, sin) = (table.cos.f32s(OP, "cos")?, table.sin.f32s(OP, "sin")?);
-    let x = x.f32s_mut(OP, "x")?;
-    for row in 0..tokens * heads {
-        let t = row / heads;
-        let head = &mut x[row * dim + offset..][..2 * half];
-        reference::rope(head, &cos[t * half..][..half], &sin[t * half..][..half], layout);
-    }
+    let angles = table.values(OP)?;
+    let columns = offset..offset + 2 * half;
+    cpu::rope(Level::detect(), x.f32s_mut(OP, "x")?, (heads, dim), columns, angles, layout);
     Ok(())
 }

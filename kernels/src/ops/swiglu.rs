@@ -1,16 +1,21 @@
 //! The gated half of an MLP: both projections and the activation in one op.
 
-use crate::{KernelError, Result, Tensor, Weight, reference};
+use crate::cpu::{self, Level};
+use crate::{DType, KernelError, Result, Tensor, Weight};
 
 /// `silu(x G^T) * (x U^T)`: `x` `[T, K]`, `gate` and `up` `[I, K]`; the result is `[T, I]`.
 pub fn swiglu(x: &Tensor, gate: &Weight, up: &Weight) -> Result<Tensor> {
     const OP: &str = "swiglu";
+    let [tokens, k] = x.dims(OP, "x", "[T, K]")?;
+    if k != gate.cols() || gate.num_experts() != 1 {
+        return Err(KernelError::shape(OP, "gate", format!("[1, I, {k}]"), gate.data().shape()));
+    }
     if gate.data().shape() != up.data().shape() {
         let expected = format!("gate's {:?}", gate.data().shape());
         return Err(KernelError::shape(OP, "up", expected, up.data().shape()));
     }
-    let mut hidden = super::linear(x, gate, None)?;
-    let up = super::linear(x, up, None)?;
-    reference::silu_mul(hidden.f32s_mut(OP, "gate")?, up.f32s(OP, "up")?);
-    Ok(hidden)
+    let x = x.f32s(OP, "x")?;
+    let mut out = Tensor::zeros(&gate.device(), DType::F32, &[tokens, gate.rows()]);
+    cpu::swiglu(Level::detect(), x, gate, up, out.f32s_mut(OP, "out")?);
+    Ok(out)
 }

@@ -1,0 +1,172 @@
+//! The lanes as two 256-bit registers.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::{LANES, Simd};
+
+/// Proof that AVX2, FMA and F16C are there.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Avx2(());
+
+/// Lanes 0 to 7 and 8 to 15.
+type Pair = [__m256; 2];
+
+impl Avx2 {
+    /// The token, if this processor has the instructions.
+    pub(in crate::cpu) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+}
+
+/// One lane-wise instruction on both halves.
+macro_rules! lanewise {
+    ($name:ident, $instruction:ident) => {
+        #[inline(always)]
+        fn $name(self, a: Pair, b: Pair) -> Pair {
+            // SAFETY: the token proves AVX2.
+            unsafe { [$instruction(a[0], b[0]), $instruction(a[1], b[1])] }
+        }
+    };
+}
+
+impl Simd for Avx2 {
+    type V = Pair;
+    const WIDE: bool = false;
+
+    lanewise!(add, _mm256_add_ps);
+    lanewise!(sub, _mm256_sub_ps);
+    lanewise!(mul, _mm256_mul_ps);
+    lanewise!(div, _mm256_div_ps);
+    lanewise!(max, _mm256_max_ps);
+    lanewise!(min, _mm256_min_ps);
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Pair {
+        // SAFETY: the token proves AVX2.
+        unsafe { [_mm256_set1_ps(value); 2] }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Pair {
+        // SAFETY: the token proves AVX2; the array is 64 readable bytes.
+        unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from[8..].as_ptr())] }
+    }
+
+    #[inline(always)]
+    fn store(self, value: Pair, to: &mut [f32; LANES]) {
+        // SAFETY: the token proves AVX2; the array is 64 writable bytes.
+        unsafe {
+            _mm256_storeu_ps(to.as_mut_ptr(), value[0]);
+            _mm256_storeu_ps(to[8..].as_mut_ptr(), value[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        // SAFETY: the token proves FMA.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn keep_ge(self, a: Pair, b: Pair, value: Pair) -> Pair {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            [
+                _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[0], b[0]), value[0]),
+                _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a[1], b[1]), value[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn pow2(self, n: Pair) -> Pair {
+        let mut out = n;
+        for half in &mut out {
+            // SAFETY: the token proves AVX2.
+            *half = unsafe {
+                let biased = _mm256_add_epi32(_mm256_cvtps_epi32(*half), _mm256_set1_epi32(127));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+            };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Pair {
+        // SAFETY: the token proves F16C; the array is 32 readable bytes.
+        unsafe {
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from[8..].as_ptr().cast())),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Pair {
+        let mut out = self.splat(0.0);
+        for (half, from) in out.iter_mut().zip(from.as_chunks::<8>().0) {
+            // SAFETY: the token proves AVX2; the half array is 16 readable bytes.
+            *half = unsafe {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+            };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, value: Pair, to: &mut [bf16; LANES]) {
+        let mut lanes = [0.0; LANES];
+        self.store(value, &mut lanes);
+        for (to, lane) in to.iter_mut().zip(lanes) {
+            *to = bf16::from_f32(lane);
+        }
+    }
+
+    #[inline(always)]
+    fn load_e4m3_finite(self, from: &[u8; LANES]) -> Pair {
+        let mut out = self.splat(0.0);
+        for (half, from) in out.iter_mut().zip(from.as_chunks::<8>().0) {
+            // SAFETY: the token proves AVX2; the half array is 8 readable bytes.
+            *half = unsafe {
+                let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
+                // The arithmetic shift leaves the sign in place and brings the exponent and mantissa under f32's.
+                let placed = _mm256_srai_epi32::<4>(_mm256_slli_epi32::<24>(bytes));
+                _mm256_castsi256_ps(_mm256_and_si256(placed, _mm256_set1_epi32(0x87F0_0000_u32 as i32)))
+            };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn has_e4m3_nan(self, bytes: &[u8]) -> bool {
+        // Without an early exit the loop is vectorised.
+        let mut found = false;
+        for byte in bytes {
+            found |= byte & 0x7F == 0x7F;
+        }
+        found
+    }
+
+    #[inline(always)]
+    fn sum(self, value: Pair) -> f32 {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let eight = _mm256_add_ps(value[0], value[1]);
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+
+    #[inline(always)]
+    fn sum4(self, [a, b, c, d]: [Pair; 4]) -> [f32; 4] {
+        [self.sum(a), self.sum(b), self.sum(c), self.sum(d)]
+    }
+}

@@ -1,0 +1,141 @@
+//! The lanes as an array: what the compiler vectorises for whatever the target has.
+
+use half::{bf16, f16};
+
+use super::{LANES, Simd};
+
+/// Sixteen lanes in plain Rust.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Portable;
+
+/// The array, aligned as one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(in crate::cpu) struct Lanes([f32; LANES]);
+
+/// One lane-wise function of two vectors.
+macro_rules! lanewise {
+    ($name:ident, |$a:ident, $b:ident| $value:expr) => {
+        #[inline(always)]
+        fn $name(self, a: Lanes, b: Lanes) -> Lanes {
+            let mut out = a;
+            for i in 0..LANES {
+                let ($a, $b) = (a.0[i], b.0[i]);
+                out.0[i] = $value;
+            }
+            out
+        }
+    };
+}
+
+impl Simd for Portable {
+    type V = Lanes;
+    const WIDE: bool = false;
+
+    lanewise!(add, |a, b| a + b);
+    lanewise!(sub, |a, b| a - b);
+    lanewise!(mul, |a, b| a * b);
+    lanewise!(div, |a, b| a / b);
+    lanewise!(max, |a, b| if a > b { a } else { b });
+    lanewise!(min, |a, b| if a < b { a } else { b });
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Lanes {
+        Lanes([value; LANES])
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Lanes {
+        Lanes(*from)
+    }
+
+    #[inline(always)]
+    fn store(self, value: Lanes, to: &mut [f32; LANES]) {
+        *to = value.0;
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
+        // Not `f32::mul_add`: without the instruction that is a call into libm per lane.
+        self.add(self.mul(a, b), c)
+    }
+
+    #[inline(always)]
+    fn keep_ge(self, a: Lanes, b: Lanes, value: Lanes) -> Lanes {
+        let mut out = value;
+        for i in 0..LANES {
+            out.0[i] = if a.0[i] >= b.0[i] { value.0[i] } else { 0.0 };
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn pow2(self, n: Lanes) -> Lanes {
+        let mut out = n;
+        for i in 0..LANES {
+            out.0[i] = f32::from_bits(((n.0[i] as i32).wrapping_add(127) as u32) << 23);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Lanes {
+        let mut out = Lanes([0.0; LANES]);
+        for i in 0..LANES {
+            out.0[i] = from[i].to_f32();
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Lanes {
+        let mut out = Lanes([0.0; LANES]);
+        for i in 0..LANES {
+            out.0[i] = f32::from_bits(u32::from(from[i].to_bits()) << 16);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, value: Lanes, to: &mut [bf16; LANES]) {
+        for i in 0..LANES {
+            to[i] = bf16::from_f32(value.0[i]);
+        }
+    }
+
+    #[inline(always)]
+    fn load_e4m3_finite(self, from: &[u8; LANES]) -> Lanes {
+        let mut out = Lanes([0.0; LANES]);
+        for i in 0..LANES {
+            let bits = i32::from(from[i]) << 24 >> 4;
+            out.0[i] = f32::from_bits(bits as u32 & 0x87F0_0000);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn has_e4m3_nan(self, bytes: &[u8]) -> bool {
+        // Without an early exit the loop is vectorised.
+        let mut found = false;
+        for byte in bytes {
+            found |= byte & 0x7F == 0x7F;
+        }
+        found
+    }
+
+    #[inline(always)]
+    fn sum(self, value: Lanes) -> f32 {
+        let mut lanes = value.0;
+        for width in [8, 4, 2, 1] {
+            for i in 0..width {
+                lanes[i] += lanes[i + width];
+            }
+        }
+        lanes[0]
+    }
+
+    #[inline(always)]
+    fn sum4(self, [a, b, c, d]: [Lanes; 4]) -> [f32; 4] {
+        [self.sum(a), self.sum(b), self.sum(c), self.sum(d)]
+    }
+}

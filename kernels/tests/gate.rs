@@ -1,0 +1,108 @@
+//! `route`. Catches: the bias used as a weight, losing groups masked with zero, ties to the wrong side, the group score
+//! of the other family.
+
+use kernels::cpu::{self, Level};
+use kernels::ops::{self, GateConfig, GroupScore, Scoring};
+use kernels::{KernelError, reference};
+
+use crate::common::{close, tensor, values};
+
+fn config(scoring: Scoring, group_score: GroupScore, sizes: [usize; 3]) -> GateConfig {
+    let [top_k, n_group, topk_group] = sizes;
+    GateConfig {
+        scoring,
+        top_k,
+        n_group,
+        topk_group,
+        group_score,
+        norm_topk_prob: scoring == Scoring::Sigmoid,
+        routed_scaling_factor: 2.5,
+    }
+}
+
+fn run(level: Level, logits: &[f32], bias: Option<&[f32]>, e: usize, c: &GateConfig) -> (Vec<u32>, Vec<f32>) {
+    let slots = logits.len() / e * c.top_k;
+    let (mut ids, mut weights) = (vec![0; slots], vec![0.0; slots]);
+    cpu::route(level, logits, bias, e, c, (&mut ids, &mut weights));
+    (ids, weights)
+}
+
+#[test]
+fn matches_the_reference() {
+    for (experts, sizes) in
+        [(256, [8, 8, 4]), (64, [6, 1, 1]), (7, [7, 1, 1]), (1, [1, 1, 1]), (160, [6, 8, 3])]
+    {
+        for tokens in [1, 5, 100] {
+            let logits: Vec<f32> = values(11, tokens * experts).iter().map(|v| 4.0 * v).collect();
+            // Centred below zero, so that many biased scores are negative.
+            let bias: Vec<f32> = values(12, experts).iter().map(|v| v - 0.7).collect();
+            for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+                for group_score in [GroupScore::Max, GroupScore::TopTwoSum] {
+                    let config = config(scoring, group_score, sizes);
+                    for bias in [None, Some(&bias[..])] {
+                        let (ids, weights) = reference::route(&logits, bias, experts, &config);
+                        for level in Level::available() {
+                            let got = run(level, &logits, bias, experts, &config);
+                            let what = format!("{experts} {scoring:?} {group_score:?} {level:?}");
+                            assert_eq!(got.0, ids, "{what}");
+                            // Scores agree to 3e-7, times the factor 2.5.
+                            close(&what, &got.1, &weights, 2e-6);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ties_go_to_the_lowest_index() {
+    for level in Level::available() {
+        for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+            let config = config(scoring, GroupScore::TopTwoSum, [3, 4, 2]);
+            let (ids, _) = run(level, &[0.5; 16], None, 16, &config);
+            assert_eq!(ids, [0, 1, 2], "{scoring:?}");
+            let mut logits = [0.0; 16];
+            logits[15] = 1.0;
+            assert_eq!(run(level, &logits, None, 16, &config).0, [15, 0, 1], "{scoring:?}");
+        }
+    }
+}
+
+#[test]
+fn a_losing_group_stays_out_when_all_biased_scores_are_negative() {
+    // Group 1 wins with -1.5 each; a mask of zero would hand the choice to group 0.
+    let config = config(Scoring::Sigmoid, GroupScore::TopTwoSum, [2, 2, 1]);
+    let bias = [-9.0, -9.0, -2.0, -2.0];
+    for level in Level::available() {
+        let (ids, weights) = run(level, &[0.0; 4], Some(&bias), 4, &config);
+        assert_eq!(ids, [2, 3]);
+        // Weights are of the scores (a half each), not of the biased choice.
+        close("weights", &weights, &[1.25, 1.25], 1e-6);
+    }
+}
+
+#[test]
+fn odd_logits_do_not_panic() {
+    let config = config(Scoring::Softmax, GroupScore::TopTwoSum, [2, 2, 1]);
+    for level in Level::available() {
+        for logits in [[f32::NAN; 4], [f32::INFINITY; 4], [f32::NEG_INFINITY; 4], [f32::NAN, 1.0, 2.0, 3.0]] {
+            let (ids, _) = run(level, &logits, None, 4, &config);
+            assert!(ids.iter().all(|&id| id < 4) && ids[0] != ids[1], "{logits:?}: {ids:?}");
+        }
+    }
+}
+
+#[test]
+fn refuses_what_does_not_fit() {
+    let logits = tensor(&[1, 8], &[0.0; 8]);
+    let value = |sizes| {
+        let config = config(Scoring::Softmax, GroupScore::Max, sizes);
+        matches!(ops::route(&logits, None, &config), Err(KernelError::Value { .. }))
+    };
+    assert!(value([0, 1, 1]) && value([9, 1, 1]) && value([2, 3, 1]) && value([5, 4, 2]) && value([1, 2, 3]));
+    assert!(value([1, 0, 0]));
+    let config = config(Scoring::Softmax, GroupScore::Max, [2, 2, 1]);
+    let bias = tensor(&[7], &[0.0; 7]);
+    assert!(matches!(ops::route(&logits, Some(&bias), &config), Err(KernelError::Shape { .. })));
+}

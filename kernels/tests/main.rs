@@ -1,0 +1,16 @@
+//! Every op against its naive reference, at every instruction level of this machine: one file per stem, one binary.
+
+mod common;
+
+mod elementwise;
+mod embedding;
+mod gate;
+mod gqa;
+mod kv_write;
+mod linear;
+mod mla;
+mod moe;
+mod norm;
+mod paged;
+mod rope;
+mod swiglu;

@@ -1,0 +1,137 @@
+//! The absorbed form of MLA: its two products, its attention, and the three together against the naive form.
+//! Catches: key rows taken for value rows of `kv_b`, a wrong head, one visible key too many, stray reads of the cache.
+
+use kernels::cpu::{self, Attention, Level};
+use kernels::ops::{self, MlaDims};
+use kernels::{DType, KernelError, Tensor, Weight, reference};
+
+use crate::common::{FORMS, close, close_by, tensor, values, weight};
+use crate::paged::{Paged, STEPS};
+
+const DIMS: [MlaDims; 4] = [
+    MlaDims { num_heads: 1, qk_nope_head_dim: 16, qk_rope_head_dim: 8, v_head_dim: 16, kv_lora_rank: 32 },
+    MlaDims { num_heads: 3, qk_nope_head_dim: 20, qk_rope_head_dim: 6, v_head_dim: 9, kv_lora_rank: 35 },
+    MlaDims { num_heads: 16, qk_nope_head_dim: 32, qk_rope_head_dim: 16, v_head_dim: 24, kv_lora_rank: 80 },
+    MlaDims {
+        num_heads: 40,
+        qk_nope_head_dim: 128,
+        qk_rope_head_dim: 64,
+        v_head_dim: 136,
+        kv_lora_rank: 192,
+    },
+];
+
+fn kv_b(form: (DType, [usize; 2]), dims: &MlaDims) -> Weight {
+    weight(form, [1, dims.num_heads * (dims.qk_nope_head_dim + dims.v_head_dim), dims.kv_lora_rank], 77)
+}
+
+#[test]
+fn products_match_the_reference() {
+    for form in FORMS {
+        for dims in &DIMS {
+            let kv_b = kv_b(form, dims);
+            let dense = kv_b.to_vec_f32();
+            for tokens in [1, 2, 13, 30] {
+                let q = values(1, tokens * dims.num_heads * dims.qk_head_dim());
+                let o = values(2, tokens * dims.num_heads * dims.kv_lora_rank);
+                let absorbed = reference::mla_absorb_query(&q, &dense, dims);
+                let projected = reference::mla_project_value(&o, &dense, dims);
+                for level in Level::available() {
+                    let what = format!("{form:?} {dims:?} T={tokens} {level:?}");
+                    // Sums of up to 192 products below 2.5.
+                    let mut got = vec![0.0; absorbed.len()];
+                    cpu::absorb_query(level, &q, &kv_b, dims, &mut got);
+                    close(&what, &got, &absorbed, 5e-5);
+                    let mut got = vec![0.0; projected.len()];
+                    cpu::project_value(level, &o, &kv_b, dims, &mut got);
+                    close(&what, &got, &projected, 5e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_matches_the_reference() {
+    for dtype in [DType::F32, DType::BF16] {
+        for dims in &DIMS {
+            let sizes = [dims.num_heads, dims.row_width(), dims.kv_lora_rank];
+            for (i, step) in STEPS.into_iter().enumerate() {
+                let paged = Paged::new(dtype, [16, 5][i % 2], dims.row_width(), step);
+                let q = values(99, paged.tokens() * dims.num_heads * dims.row_width());
+                let want = reference::mqa(&q, &paged.rows(), &paged.visible, sizes, 0.2);
+                for level in Level::available() {
+                    let mut store = Default::default();
+                    let args = Attention {
+                        q: &q,
+                        cache: paged.typed(&mut store),
+                        width: dims.row_width(),
+                        block_size: paged.batch.block_size,
+                        sequences: paged.walk(),
+                        heads: dims.num_heads,
+                        kv_heads: 1,
+                        key_dim: dims.row_width(),
+                        value_start: 0,
+                        value_dim: dims.kv_lora_rank,
+                        scale: 0.2,
+                    };
+                    let mut got = vec![0.0; want.len()];
+                    cpu::paged_attention(level, &args, &mut got);
+                    // Means of up to 2049 values below 1, which the reference adds up one by one.
+                    close(&format!("{dtype} {dims:?} {step:?} {level:?}"), &got, &want, 2e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn absorbed_equals_naive() {
+    for dims in &DIMS[..3] {
+        for step in [STEPS[1], STEPS[3]] {
+            let paged = Paged::new(DType::F32, 16, dims.row_width(), step);
+            let kv_b = kv_b(FORMS[2], dims);
+            let tokens = paged.tokens();
+            let shape = [tokens, dims.num_heads, dims.qk_head_dim()];
+            let q = values(3, shape.iter().product());
+            let clean: Vec<f32> = paged.rows().iter().map(|v| if v.is_nan() { 0.0 } else { *v }).collect();
+            let want = reference::mla_naive(&q, &clean, &kv_b.to_vec_f32(), &paged.visible, dims, 0.1);
+            let absorbed = ops::mla_absorb_query(&tensor(&shape, &q), &kv_b, dims).unwrap();
+            let latent =
+                ops::paged_mla(&absorbed, &paged.cache, &paged.batch, 0.1, dims.kv_lora_rank).unwrap();
+            let got = ops::mla_project_value(&latent, &kv_b, dims).unwrap();
+            assert_eq!(got.shape(), [tokens, dims.num_heads * dims.v_head_dim]);
+            // The same maths in another order: two nested sums of up to 80 products.
+            close_by("absorbed", &got.to_vec_f32(), &want, |i| 5e-5 * (1.0 + want[i].abs()));
+        }
+    }
+}
+
+#[test]
+fn a_token_is_the_same_bits_alone_and_in_a_batch() {
+    let dims = &DIMS[2];
+    let kv_b = kv_b(FORMS[3], dims);
+    let shape = [19, dims.num_heads, dims.qk_head_dim()];
+    let q = values(1, shape.iter().product());
+    let row = shape[1] * shape[2];
+    let all = ops::mla_absorb_query(&tensor(&shape, &q), &kv_b, dims).unwrap().to_vec_f32();
+    for (t, q) in q.chunks_exact(row).enumerate() {
+        let one = ops::mla_absorb_query(&tensor(&[1, shape[1], shape[2]], q), &kv_b, dims).unwrap();
+        assert_eq!(one.to_vec_f32(), all[t * one.len()..][..one.len()], "token {t}");
+    }
+}
+
+#[test]
+fn refuses_what_does_not_fit() {
+    let dims = &DIMS[0];
+    let kv_b = kv_b(FORMS[0], dims);
+    let shape = |r: kernels::Result<Tensor>| matches!(r, Err(KernelError::Shape { .. }));
+    assert!(shape(ops::mla_absorb_query(&tensor(&[1, 1, 23], &[0.0; 23]), &kv_b, dims)));
+    assert!(shape(ops::mla_absorb_query(&tensor(&[1, 1, 24], &[0.0; 24]), &kv_b, &DIMS[1])));
+    assert!(shape(ops::mla_project_value(&tensor(&[1, 2, 32], &[0.0; 64]), &kv_b, dims)));
+    let paged = Paged::new(DType::F32, 4, 40, &[(1, 3)]);
+    let q = tensor(&[1, 1, 40], &[0.0; 40]);
+    assert!(ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 32).is_ok());
+    assert!(shape(ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 41)));
+    assert!(shape(ops::paged_mla(&tensor(&[2, 1, 40], &[0.0; 80]), &paged.cache, &paged.batch, 1.0, 32)));
+}

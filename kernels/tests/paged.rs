@@ -1,0 +1,123 @@
+//! A poisoned paged cache for the attention tests, and the index checks of `PagedBatch`.
+//!
+//! Rows that no sequence owns are NaN and unused table entries are `u32::MAX`: a stray read shows in the result or panics.
+
+use kernels::cpu::CacheRows;
+use kernels::ops::{self, PagedBatch};
+use kernels::{DType, Device, KernelError, Tensor};
+
+use crate::common::{ids, packed, tensor, values};
+
+/// A step over some sequences, with a cache of random rows where they live and NaN elsewhere.
+pub(crate) struct Paged {
+    pub(crate) batch: PagedBatch,
+    pub(crate) cache: Tensor,
+    pub(crate) dtype: DType,
+    /// The cache rows that each new token sees.
+    pub(crate) visible: Vec<Vec<u32>>,
+    /// `(queries, context, blocks)` of each sequence.
+    pub(crate) sequences: Vec<(usize, usize, Vec<u32>)>,
+}
+
+impl Paged {
+    /// `sizes` are (new tokens, keys) per sequence; blocks are dealt out in a scattered order.
+    pub(crate) fn new(dtype: DType, block_size: usize, width: usize, sizes: &[(usize, usize)]) -> Self {
+        let total: usize = sizes.iter().map(|s| s.1.div_ceil(block_size)).sum();
+        let blocks = 2 * total + 1;
+        // Odd blocks from the end: neighbours in a table are never neighbours in memory.
+        let mut free = (0..total as u32).map(|i| 2 * (total as u32 - i) - 1);
+        let mut rows = vec![f32::NAN; blocks * block_size * width];
+        let (mut sequences, mut visible) = (Vec::new(), Vec::new());
+        for (s, &(new, context)) in sizes.iter().enumerate() {
+            let table: Vec<u32> = free.by_ref().take(context.div_ceil(block_size)).collect();
+            let row = |i: usize| table[i / block_size] * block_size as u32 + (i % block_size) as u32;
+            for i in 0..context {
+                let values = values((s * 10_000 + i) as u64, width);
+                rows[row(i) as usize * width..][..width].copy_from_slice(&values);
+            }
+            visible.extend((context - new..context).map(|i| (0..=i).map(row).collect::<Vec<u32>>()));
+            sequences.push((new, context, table));
+        }
+        let lists: Vec<_> = sequences.iter().map(|(new, context, t)| (*new, *context, &t[..])).collect();
+        let batch = PagedBatch::new(&Device::Cpu, block_size, &lists).unwrap();
+        let cache = packed(dtype, &[blocks, block_size, width], &rows);
+        Self { batch, cache, dtype, visible, sequences }
+    }
+
+    pub(crate) fn tokens(&self) -> usize {
+        self.visible.len()
+    }
+
+    /// The cache as the references read it: poison replaced by zeros, which they never look at.
+    pub(crate) fn rows(&self) -> Vec<f32> {
+        self.cache.to_vec_f32()
+    }
+
+    /// The sequences as the CPU attention takes them.
+    pub(crate) fn walk(&self) -> Vec<kernels::cpu::Sequence<'_>> {
+        let mut start = 0;
+        self.sequences
+            .iter()
+            .map(|(new, context, blocks)| {
+                start += new;
+                kernels::cpu::Sequence { queries: start - new..start, context: *context, blocks }
+            })
+            .collect()
+    }
+
+    /// Typed rows for the CPU attention; `store` keeps the copy alive.
+    pub(crate) fn typed<'a>(&self, store: &'a mut (Vec<f32>, Vec<half::bf16>)) -> CacheRows<'a> {
+        store.0 = self.rows();
+        store.1 = store.0.iter().map(|v| half::bf16::from_f32(*v)).collect();
+        if self.dtype == DType::F32 { CacheRows::F32(&store.0) } else { CacheRows::Bf16(&store.1) }
+    }
+}
+
+/// Sequences that start, go on, decode, end on a block's edge and cross a span of keys.
+pub(crate) const STEPS: [&[(usize, usize)]; 5] =
+    [&[(1, 1)], &[(7, 7), (1, 33), (5, 16)], &[(1, 130)], &[(70, 70)], &[(3, 1030), (1, 2049)]];
+
+fn broken(change: impl Fn(&mut PagedBatch)) -> KernelError {
+    let mut paged = Paged::new(DType::F32, 4, 24, &[(2, 6), (1, 3)]);
+    change(&mut paged.batch);
+    let q = tensor(&[3, 2, 24], &values(1, 3 * 2 * 24));
+    ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 16).unwrap_err()
+}
+
+#[test]
+fn bad_indices_are_errors() {
+    let value = |e: KernelError, name: &str| {
+        assert!(matches!(e, KernelError::Value { arg, .. } if arg == name), "{e}")
+    };
+    value(broken(|b| b.block_tables = ids(&[2, 2], &[1, u32::MAX, 0, 0])), "block_tables");
+    value(broken(|b| b.block_tables = ids(&[2, 2], &[1, 7, 0, 0])), "block_tables");
+    value(broken(|b| b.context_lens = ids(&[2], &[9, 3])), "context_lens");
+    value(broken(|b| b.context_lens = ids(&[2], &[1, 3])), "query_start");
+    value(broken(|b| b.query_start = ids(&[3], &[0, 5, 3])), "query_start");
+    value(broken(|b| b.query_start = ids(&[3], &[0, 2, 2])), "query_start");
+    value(broken(|b| b.query_start = ids(&[3], &[1, 2, 3])), "query_start");
+    assert!(matches!(broken(|b| b.query_start = ids(&[2], &[0, 3])), KernelError::Shape { .. }));
+    assert!(matches!(broken(|b| b.block_size = 5), KernelError::Shape { arg: "cache", .. }));
+}
+
+#[test]
+fn unused_table_entries_are_not_looked_at() {
+    let mut paged = Paged::new(DType::F32, 4, 24, &[(2, 6), (1, 3)]);
+    let mut table = paged.batch.block_tables.to_vec_u32().unwrap();
+    assert_eq!(table[3], u32::MAX, "the shorter sequence's row is filled up with poison");
+    table.truncate(4);
+    paged.batch.block_tables = ids(&[2, 2], &table);
+    let q = tensor(&[3, 2, 24], &values(1, 3 * 2 * 24));
+    let out = ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 16).unwrap();
+    assert!(out.to_vec_f32().iter().all(|v| v.is_finite()));
+}
+
+#[test]
+fn lists_that_do_not_fit_are_refused() {
+    let new = |size, sequences: &[(usize, usize, &[u32])]| PagedBatch::new(&Device::Cpu, size, sequences);
+    assert!(matches!(new(0, &[]), Err(KernelError::Value { .. })));
+    assert!(matches!(new(4, &[(3, 2, &[0])]), Err(KernelError::Value { .. })));
+    assert!(matches!(new(4, &[(1, 5, &[0])]), Err(KernelError::Value { .. })));
+    let step = new(4, &[(2, 6, &[9, 3])]).unwrap();
+    assert_eq!(step.slot_mapping.to_vec_u32().unwrap(), [12, 13]);
+}
