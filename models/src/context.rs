@@ -92,3 +92,29 @@ impl<'a> StepContext<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::RopeScaling;
+    use kernels::ops::PagedBatch;
+
+    use super::*;
+
+    #[test]
+    fn one_table_per_distinct_set_of_frequencies() {
+        let frequencies = |theta| Arc::new(RopeFrequencies::new(theta, 8, &RopeScaling::None));
+        let batch = |position| {
+            let paged = PagedBatch::new(&Device::Cpu, 4, &[(1, 1, &[0])]).unwrap();
+            Batch::new(&[0], &[position], paged).unwrap()
+        };
+        let (first, equal, other) = (frequencies(1e4), frequencies(1e4), frequencies(1e5));
+        let mut ctx = StepContext::new(&Device::Cpu);
+        ctx.begin(&batch(3)).unwrap();
+        let tables = [&first, &equal, &other].map(|f| ctx.rope_table(f, &batch(3)).unwrap());
+        assert!(Arc::ptr_eq(&tables[0], &tables[1]), "equal frequencies share a table");
+        assert_ne!(tables[0].cos.to_vec_f32(), tables[2].cos.to_vec_f32());
+        ctx.begin(&batch(4)).unwrap();
+        let next = ctx.rope_table(&first, &batch(4)).unwrap();
+        assert_ne!(tables[0].cos.to_vec_f32(), next.cos.to_vec_f32(), "a step starts without tables");
+    }
+}

@@ -119,6 +119,37 @@ fn the_latent_norm_keeps_its_own_epsilon() {
     }
 }
 
+/// The residual stream before and after the final norm.
+#[derive(Default)]
+struct FinalNorm {
+    before: Vec<f32>,
+    after: Vec<f32>,
+}
+
+impl Probe for FinalNorm {
+    fn hidden(&mut self, name: &str, hidden: &Tensor) {
+        match name {
+            "layer4" => self.before = hidden.to_vec_f32(),
+            "final_norm" => self.after = hidden.to_vec_f32(),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn the_final_norm_obeys_the_config() {
+    let mut config = awkward_v3();
+    config["rms_norm_eps"] = json!(0.5);
+    let random = random_model(&config, 11);
+    let model = load_random(&random).unwrap();
+    let mut heard = FinalNorm::default();
+    let mut ctx = StepContext::with_probe(&Device::Cpu, &mut heard);
+    let mut sequence = Sequence::new(&prompt(6, 101));
+    Pool::for_tokens(&*model, 6, 4).step(&*model, &mut ctx, &mut [(&mut sequence, 6)]);
+    let expected = reference::rms_norm(&heard.before, &random.values("model.norm.weight"), 52, 0.5);
+    assert_close("final norm", &heard.after, &expected, 52, 1e-5);
+}
+
 #[test]
 fn strangers_are_reported() {
     let mut random = random_model(&awkward_v3(), 6);
