@@ -1,5 +1,7 @@
 //! The binary from the outside: output, exit codes, pipes.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;

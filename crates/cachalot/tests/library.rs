@@ -1,5 +1,7 @@
 //! The library over the demo model: events, chats, async streams, cancellation.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

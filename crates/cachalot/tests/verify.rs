@@ -1,5 +1,7 @@
 //! `verify` on every fixture, in every chunking, and on fixtures that were damaged on purpose.
 
+#![allow(clippy::unwrap_used, clippy::result_large_err, reason = "a test may panic, and is in no hurry")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Generations over the smallest fixture: chunking, limits, cancellation, sharing, reuse.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::Arc;
 
 use engine::{Engine, EngineError, EngineOptions, FinishReason, Generation, Request, SamplingParams, Step};
@@ -215,7 +217,8 @@ fn engine_options_are_checked_by_field() {
         edit(&mut options);
         engine_with(&options)
     };
-    let cases: [(&str, fn(&mut EngineOptions)); 5] = [
+    type Edit = fn(&mut EngineOptions);
+    let cases: [(&str, Edit); 5] = [
         ("context_len", |o| o.context_len = Some(1)),
         ("context_len", |o| o.context_len = Some(1_000_000)),
         ("kv_dtype", |o| o.kv_dtype = Some(DType::F16)),

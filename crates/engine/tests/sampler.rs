@@ -1,5 +1,7 @@
 //! The sampler against plain formulas: the exact sets of the filters, the frequencies of the draws, the penalties.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{EngineError, Sampled, Sampler, SamplingParams};

@@ -163,7 +163,9 @@ mod tests {
 
     #[test]
     fn impossible_pools_are_refused() {
-        for (blocks, size, field) in [(0, 16, "num_blocks"), (16, 0, "block_size"), (1 << 30, 8, "num_blocks")] {
+        for (blocks, size, field) in
+            [(0, 16, "num_blocks"), (16, 0, "block_size"), (1 << 30, 8, "num_blocks")]
+        {
             let error = BlockAllocator::new(blocks, size).unwrap_err();
             assert!(matches!(error, SchedulerError::Pool { field: f, .. } if f == field), "{error}");
         }

@@ -1,5 +1,7 @@
 //! Block accounting under random histories: no block is ever lost, shared or handed out beyond the pool.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;

@@ -40,7 +40,7 @@ type Groups<'a> = BTreeMap<(&'a str, bool), Vec<&'a Answer>>;
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cases = limited(read(args)?, args.limit);
     let options = LoadOptions { max_sequences: 1, ..LoadOptions::default() };
-    let model = model_arg::load(model_arg::source(args.model.as_deref()), options)?;
+    let model = model_arg::load(model_arg::source(args.model.as_deref())?, options)?;
     let mut display = ProgressDisplay::new();
     let started = Instant::now();
     let mut answers = Vec::with_capacity(cases.len());
@@ -55,9 +55,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         groups.entry((&answer.skill, answer.thinking)).or_default().push(answer);
     }
     if args.json {
-        print_json(model.name(), &groups, seconds)?
+        print_json(model.name(), &groups, seconds)?;
     } else {
-        print_table(&groups, args.show, seconds)?
+        print_table(&groups, args.show, seconds)?;
     }
     Ok(ExitCode::SUCCESS)
 }

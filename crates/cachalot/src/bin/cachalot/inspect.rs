@@ -25,7 +25,7 @@ pub(crate) struct Args {
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut display = ProgressDisplay::new();
-    let source = model_arg::source(args.model.as_deref());
+    let source = model_arg::source(args.model.as_deref())?;
     let kv_dtype = args.kv_dtype.map(Into::into);
     let inspection = Inspection::of(&source, kv_dtype, &mut |step| display.show(&step))?;
     display.clear();

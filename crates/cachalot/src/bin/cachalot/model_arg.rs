@@ -2,20 +2,27 @@
 
 use std::path::Path;
 
+use anyhow::bail;
 use cachalot::{HubOptions, LanguageModel, LoadOptions, ModelSource};
 
 use crate::progress::ProgressDisplay;
 
-/// The model that an argument names: nothing is the demo model, a directory is itself, `org/name` is a hub id, and
-/// everything else is taken for a directory that is not there.
-pub(crate) fn source(model: Option<&str>) -> ModelSource {
-    match model {
-        None => ModelSource::Embedded,
-        Some(model) if !Path::new(model).exists() && is_hub_id(model) => {
-            ModelSource::Hub { id: model.to_owned(), options: hub_options() }
-        }
-        Some(model) => ModelSource::Path(model.into()),
+/// The model that an argument names: nothing is the demo model, a directory is itself, `org/name` is a hub id.
+pub(crate) fn source(model: Option<&str>) -> anyhow::Result<ModelSource> {
+    let Some(model) = model else {
+        return Ok(ModelSource::Embedded);
+    };
+    let path = Path::new(model);
+    if path.is_dir() {
+        return Ok(ModelSource::Path(path.to_path_buf()));
     }
+    if path.exists() {
+        bail!("{model} is a file; a model is a directory or a hub id (org/name)");
+    }
+    if is_hub_id(model) {
+        return Ok(ModelSource::Hub { id: model.to_owned(), options: hub_options() });
+    }
+    bail!("no model {model}: there is no such directory, and a hub id has the form org/name")
 }
 
 /// Whether a lone argument of `run` names a model rather than being the prompt.

@@ -1,26 +1,26 @@
 //! Progress of downloads and loads, on stderr and only where that is a terminal.
 
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachalot::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Work that is over sooner needs no bar.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// One bar that changes its subject as the work goes on.
 pub(crate) struct ProgressDisplay {
     bar: ProgressBar,
     subject: String,
+    since: Instant,
 }
 
 impl ProgressDisplay {
     /// A display that shows nothing yet.
     pub(crate) fn new() -> Self {
-        let target = if io::stderr().is_terminal() {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        };
-        Self { bar: ProgressBar::with_draw_target(Some(0), target), subject: String::new() }
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+        Self { bar, subject: String::new(), since: Instant::now() }
     }
 
     /// Shows a step of a load.
@@ -48,10 +48,13 @@ impl ProgressDisplay {
     /// Shows what is going on, without an end in sight.
     pub(crate) fn message(&mut self, subject: &str) {
         self.start(subject, "{spinner} {msg}", 0);
-        self.bar.enable_steady_tick(Duration::from_millis(100));
+        self.bar.tick();
     }
 
     fn start(&mut self, subject: &str, template: &str, total: u64) {
+        if self.bar.is_hidden() && io::stderr().is_terminal() && self.since.elapsed() > PATIENCE {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         if self.subject == subject {
             return;
         }

@@ -101,7 +101,7 @@ impl Args {
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Request { model, prompt } = args.request();
-    let source = model_arg::source(model);
+    let source = model_arg::source(model)?;
     let interactive = prompt.is_none() && io::stdin().is_terminal();
     if interactive && (args.raw || args.suffix.is_some() || args.json) {
         bail!("--raw, --suffix and --json need a PROMPT, or text on stdin");

@@ -7,16 +7,16 @@ use cachalot::GenerateOptions;
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArgs {
     /// Divides the logits; 0 always takes the most probable token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the smallest set of tokens whose probabilities sum to at least P
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Keep the K most probable tokens; 0 keeps all
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
     /// Keep tokens at least P times as probable as the most probable one
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Lower the logits of tokens that were generated before
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -25,7 +25,7 @@ pub(crate) struct SamplingArgs {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     frequency_penalty: Option<f32>,
     /// Scale down the logits of tokens of the prompt and the output; 1 changes nothing
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
     /// The same seed gives the same text
     #[arg(long, value_name = "N")]
