@@ -1,5 +1,7 @@
 //! The absorbed form of latent attention against the form the papers first write, on sizes that divide nothing.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 
 use checkpoint::RopeScaling;

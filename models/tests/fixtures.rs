@@ -1,5 +1,7 @@
 //! Every fixture against its golden outputs: logits at all positions, hidden states, routing.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,8 @@
 //! Building models from configs the fixtures do not have: layer patterns, ties, strangers among the tensors,
 //! contradictions, progress.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 #[path = "support/random_model.rs"]

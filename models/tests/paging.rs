@@ -1,5 +1,7 @@
 //! The paged cache: greedy decoding through it, sequences that share a batch and a pool, and what a step may touch.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use kernels::{DType, Device, Tensor, ops};

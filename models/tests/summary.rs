@@ -1,6 +1,8 @@
 //! Parameter counts and KV sizes of the released configs, from the config alone, and of the fixtures, against what
 //! loading finds.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use checkpoint::ModelConfig;

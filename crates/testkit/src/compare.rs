@@ -17,8 +17,10 @@ pub fn max_abs_diff(found: &[f32], expected: &[f32]) -> f32 {
 #[track_caller]
 pub fn assert_close(what: &str, found: &[f32], expected: &[f32], row_width: usize, tolerance: f32) -> f32 {
     assert_eq!(found.len(), expected.len(), "{what}: number of elements");
-    // Negated, so that NaN offends.
-    let offends = |i: &usize| !((found[*i] - expected[*i]).abs() <= tolerance);
+    let offends = |i: &usize| {
+        let diff = (found[*i] - expected[*i]).abs();
+        diff > tolerance || diff.is_nan()
+    };
     if let Some(first) = (0..found.len()).find(offends) {
         let count = (0..found.len()).filter(offends).count();
         panic!(

@@ -1,6 +1,8 @@
 //! The rules of the house: which crate may import which, how long a file and a function may get, where a backend
 //! feature may be named, and what never appears in the sources. ARCHITECTURE.md explains them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

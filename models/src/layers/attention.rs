@@ -7,6 +7,7 @@ use crate::{Batch, Result, StepContext};
 
 /// The attention half of a block.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per layer, built once and never moved in a forward")]
 pub enum Attention {
     /// Grouped-query attention over full keys and values.
     Gqa(Gqa),

@@ -7,6 +7,7 @@ use crate::{Result, StepContext};
 
 /// The feed-forward half of a block.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per layer, built once and never moved in a forward")]
 pub enum Ffn {
     /// Dense: every token through one MLP.
     Mlp(Mlp),

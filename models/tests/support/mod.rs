@@ -2,6 +2,7 @@
 //! blocks in random order, the unused part of the pool full of NaN.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used)]
 
 use kernels::ops::PagedBatch;
 use kernels::{DType, Device, Tensor};
