@@ -192,6 +192,15 @@ fn an_unchecked_file_is_checked_before_use() {
 }
 
 #[test]
+fn a_link_without_its_blob_is_fetched_again() {
+    let hub = hub();
+    let client = client(&hub);
+    let dir = client.get(MODEL).unwrap();
+    std::fs::remove_file(dir.join(SHARD_1).canonicalize().unwrap()).unwrap();
+    Checkpoint::open(&client.get(MODEL).unwrap()).unwrap();
+}
+
+#[test]
 fn refusals_say_what_to_do() {
     let hub = hub();
     hub.edit(|state| state.token = Some("secret".to_owned()));

@@ -112,6 +112,10 @@ impl<'a> Session<'a> {
         }
         File::create(&marker).map_err(CheckpointError::io("create", &marker))?;
         if !path.exists() {
+            // A link whose blob is gone would stand in the way of the new one.
+            if path.is_symlink() {
+                std::fs::remove_file(&path).map_err(CheckpointError::io("remove", &path))?;
+            }
             self.download(file, progress)?;
         }
         self.verify(file, &path)?;
@@ -120,7 +124,8 @@ impl<'a> Session<'a> {
 
     fn download(&self, file: &RemoteFile, progress: Hook<'_>) -> Result<()> {
         let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
+        let mut attempt = 1;
+        loop {
             let error = match self.repo.download_with_progress(&file.name, Meter::new(progress)) {
                 Ok(_) => return Ok(()),
                 Err(error) => error,
@@ -139,8 +144,8 @@ impl<'a> Session<'a> {
             }
             std::thread::sleep(pause);
             pause *= 2;
+            attempt += 1;
         }
-        Ok(())
     }
 
     /// Removes what an earlier download left, when it is longer than the file or when nothing is left to ask for.
