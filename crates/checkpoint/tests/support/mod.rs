@@ -128,8 +128,9 @@ pub(crate) fn sound() -> Files {
         draft(BIAS, "F32", &[4], f32_bytes(&ramp(4))),
         draft("hash_table", "I64", &[2], vec![0; 16]),
     ];
-    for (expert, scale) in EXPERTS.iter().zip([0.25, 8.0]) {
-        second.push(draft(&format!("{expert}.weight"), "F8_E4M3", &[4, 8], e4m3_bytes(32)));
+    for (index, (expert, scale)) in EXPERTS.iter().zip([0.25, 8.0]).enumerate() {
+        let bytes = e4m3_bytes(64)[index * 32..][..32].to_vec();
+        second.push(draft(&format!("{expert}.weight"), "F8_E4M3", &[4, 8], bytes));
         second.push(draft(&format!("{expert}.weight_scale_inv"), "F32", &[1, 1], f32_bytes(&[scale])));
     }
     let mut weight_map = Map::new();
