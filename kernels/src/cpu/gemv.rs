@@ -1,5 +1,7 @@
 //! One activation row against packed weight rows, decoded in registers: the memory-bound half of decode.
 
+use std::ops::Range;
+
 use super::matmul::DEPTH;
 use super::packed::{Data, E4M3_UNIT, Element, Matrix, Scales, padded};
 use super::simd::{LANES, Simd};
@@ -7,6 +9,9 @@ use super::tile::Lanes;
 
 /// Rows that share a pass over `x`: enough accumulators to hide the latency of a multiply-add.
 const ROWS: usize = 8;
+
+/// Vectors between two requests for memory ahead.
+const RUN: usize = 8;
 
 /// `out[i] = x . weight[first + i]`, `x` filled up with zeros to whole vectors.
 ///
@@ -46,6 +51,14 @@ fn typed<S: Simd, E: Element>(
     }
 }
 
+/// Rows of one matrix under the same walk.
+struct Group<'a, E, const N: usize> {
+    rows: [&'a [E]; N],
+    scales: [&'a [f32]; N],
+    /// Vectors of columns under one scale; without scales the step at which memory is asked for ahead.
+    run: usize,
+}
+
 #[inline(always)]
 fn dot_rows<S: Simd, E: Element, const N: usize>(
     s: S,
@@ -54,74 +67,84 @@ fn dot_rows<S: Simd, E: Element, const N: usize>(
     scales: Option<Scales<'_>>,
     first: usize,
 ) -> [f32; N] {
+    let mut group = Group { rows, scales: [&[]; N], run: RUN };
+    if let Some(scales) = scales {
+        group.run = scales.block_cols / LANES;
+        for n in 0..N {
+            group.scales[n] = scales.row(first + n);
+        }
+    }
     let cols = rows[0].len();
     let mut total = [0.0; N];
-    let mut start = 0;
-    while start < cols {
+    for start in (0..cols).step_by(DEPTH) {
         let end = (start + DEPTH).min(cols);
         let mut acc = [s.splat(0.0); N];
-        let mut at = start;
-        while at < end {
-            let block = scales.map_or(DEPTH, |s| s.block_cols);
-            let stop = (at - at % block + block).min(end);
-            let mut run = rows;
-            let mut factors = [s.splat(1.0); N];
+        dot_block(s, x, &group, start / LANES..end / LANES, &mut acc);
+        if !end.is_multiple_of(LANES) {
+            let x = s.load(&x[end / LANES]);
             for n in 0..N {
-                run[n] = &rows[n][at..stop];
-                if let Some(scales) = scales {
-                    factors[n] = s.splat(scales.at(first + n, at) * E4M3_UNIT);
-                }
+                let value = E::load(s, &padded(&rows[n][end / LANES * LANES..]));
+                let value = if E::SCALED { s.mul(value, group.factor(s, n, end / LANES)) } else { value };
+                acc[n] = s.mul_add(x, value, acc[n]);
             }
-            dot_run(s, &x[at / LANES..], run, factors, &mut acc);
-            at = stop;
         }
         for n in 0..N {
-            total[n] = if start == 0 { s.sum(acc[n]) } else { total[n] + s.sum(acc[n]) };
+            let mut sum = s.sum(acc[n]);
+            // A NaN weight makes the whole dot product NaN, whatever it meets.
+            if E::SCALED && s.has_e4m3_nan(bytemuck::cast_slice(&rows[n][start..end])) {
+                sum = f32::NAN;
+            }
+            total[n] = if start == 0 { sum } else { total[n] + sum };
         }
-        start = end;
     }
     total
 }
 
-/// One run of columns under one scale per row.
+impl<E: Element, const N: usize> Group<'_, E, N> {
+    /// What the raw values of vector `k` of row `n` are multiplied by.
+    #[inline(always)]
+    fn factor<S: Simd>(&self, s: S, n: usize, k: usize) -> S::V {
+        s.splat(self.scales[n][k / self.run] * E4M3_UNIT)
+    }
+}
+
+/// The whole vectors `columns` of one block of `k`.
 #[inline(always)]
-fn dot_run<S: Simd, E: Element, const N: usize>(
+fn dot_block<S: Simd, E: Element, const N: usize>(
     s: S,
     x: Lanes<'_>,
-    rows: [&[E]; N],
-    factors: [S::V; N],
+    group: &Group<'_, E, N>,
+    columns: Range<usize>,
     acc: &mut [S::V; N],
 ) {
-    let count = rows[0].len() / LANES;
-    let mut chunks = [&[] as &[[E; LANES]]; N];
+    let x = &x[..columns.end];
+    let mut rows = [&[] as &[[E; LANES]]; N];
     for n in 0..N {
-        chunks[n] = &rows[n].as_chunks::<LANES>().0[..count];
+        rows[n] = &group.rows[n].as_chunks::<LANES>().0[..columns.end];
     }
     let mut sums = *acc;
-    for (k, x) in x[..count].iter().enumerate() {
-        let x = s.load(x);
+    let mut start = columns.start;
+    while start < columns.end {
+        let end = (start - start % group.run + group.run).min(columns.end);
+        let mut factors = [s.splat(1.0); N];
         for n in 0..N {
-            // SAFETY: every row of `chunks` has `count` entries, and so has the part of `x`.
-            let value = E::load(s, unsafe { chunks[n].get_unchecked(k) });
-            let value = if E::SCALED { s.mul(value, factors[n]) } else { value };
-            sums[n] = s.mul_add(x, value, sums[n]);
+            if E::SCALED {
+                factors[n] = group.factor(s, n, start);
+            }
+            // The same columns of the next group of rows: the hardware does not see that far.
+            s.prefetch(&rows[n][start..end], N * size_of_val(group.rows[n]));
         }
-    }
-    if count * LANES < rows[0].len() {
-        let x = s.load(&x[count]);
-        for n in 0..N {
-            let value = E::load(s, &padded(&rows[n][count * LANES..]));
-            let value = if E::SCALED { s.mul(value, factors[n]) } else { value };
-            sums[n] = s.mul_add(x, value, sums[n]);
-        }
-    }
-    if E::SCALED {
-        for n in 0..N {
-            // A NaN weight makes the whole dot product NaN, whatever it meets.
-            if s.has_e4m3_nan(bytemuck::cast_slice(rows[n])) {
-                sums[n] = s.splat(f32::NAN);
+        for k in start..end {
+            // SAFETY: `x` and every row have `columns.end` vectors, and `end` is not above it.
+            let x = s.load(unsafe { x.get_unchecked(k) });
+            for n in 0..N {
+                // SAFETY: as above.
+                let value = E::load(s, unsafe { rows[n].get_unchecked(k) });
+                let value = if E::SCALED { s.mul(value, factors[n]) } else { value };
+                sums[n] = s.mul_add(x, value, sums[n]);
             }
         }
+        start = end;
     }
     *acc = sums;
 }

@@ -114,7 +114,11 @@ impl Kernel for Project<'_, '_> {
                 let padded_depth = depth.next_multiple_of(LANES);
                 for (i, row) in panel.chunks_exact_mut(padded_depth).take(count).enumerate() {
                     row[depth..].fill(0.0);
-                    weight.decode(s, rows.start + first + i, start, &mut row[..depth]);
+                    let from = rows.start + first + i;
+                    // What will be decoded next: of few rows the same columns further down, of many the columns beyond.
+                    let (below, beyond) = if step == 4 { (4, 0) } else { (0, DEPTH) };
+                    weight.prefetch(s, from + below, start + beyond, depth);
+                    weight.decode(s, from, start, &mut row[..depth]);
                 }
                 let columns = start / LANES..(start + padded_depth) / LANES;
                 let panel = Panel { rows: panel.as_chunks().0, count, start, first };

@@ -50,7 +50,7 @@ impl Kernel for Absorb<'_> {
         let Self { q, weight, dims, head, tokens, values } = self;
         let (nope, latent) = (dims.qk_nope_head_dim, dims.kv_lora_rank);
         let first = head * (nope + dims.v_head_dim);
-        let width = latent.next_multiple_of(LANES) / LANES;
+        let width = latent.div_ceil(LANES);
         // Few tokens: what is decoded stays in L1. Many: fewer passes over the sums.
         let step = if tokens <= 2 * TILE_ROWS { 16 } else { 64 };
         let mut panel = Scratch::zeroed(step * width * LANES);

@@ -19,6 +19,21 @@ pub(super) struct Matrix<'a> {
     pub(super) data: Data<'a>,
 }
 
+impl Matrix<'_> {
+    /// Asks for columns `start .. start + count` of `row` ahead of their use; past the end it asks for nothing.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(&self, s: S, row: usize, start: usize, count: usize) {
+        let first = row * self.cols + start;
+        let range = first..first + count;
+        match self.data {
+            Data::F32(values) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
+            Data::F16(values) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
+            Data::Bf16(values) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
+            Data::F8(values, _) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
+        }
+    }
+}
+
 /// Elements by stored form.
 #[derive(Clone, Copy)]
 pub(super) enum Data<'a> {
@@ -42,11 +57,11 @@ pub(super) struct Scales<'a> {
     pub(super) block_cols: usize,
 }
 
-impl Scales<'_> {
-    /// The scale of element `(row, col)`.
+impl<'a> Scales<'a> {
+    /// The scales of row `row`, one per block of columns.
     #[inline(always)]
-    pub(super) fn at(&self, row: usize, col: usize) -> f32 {
-        self.values[row / self.block_rows * self.per_row + col / self.block_cols]
+    pub(super) fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row / self.block_rows * self.per_row..][..self.per_row]
     }
 
     /// Whether `scale` times [`E4M3_UNIT`] is finite, so that the two can be one factor. Real scales are far smaller.
@@ -106,12 +121,13 @@ impl<'a> Matrix<'a> {
             Data::F16(values) => decode_run(s, &values[first..][..count], out),
             Data::Bf16(values) => decode_run(s, &values[first..][..count], out),
             Data::F8(values, scales) => {
-                let mut done = 0;
+                let (mut done, row_scales) = (0, scales.row(row));
                 while done < count {
                     let col = start + done;
                     let run = (scales.block_cols - col % scales.block_cols).min(count - done);
                     let bytes = &values[first + done..][..run];
-                    decode_e4m3(s, bytes, scales.at(row, col), &mut out[done..][..run]);
+                    let scale = row_scales[col / scales.block_cols];
+                    decode_e4m3(s, bytes, scale, &mut out[done..][..run]);
                     done += run;
                 }
             }

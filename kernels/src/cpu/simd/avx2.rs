@@ -135,13 +135,19 @@ impl Simd for Avx2 {
         for (half, from) in out.iter_mut().zip(from.as_chunks::<8>().0) {
             // SAFETY: the token proves AVX2; the half array is 8 readable bytes.
             *half = unsafe {
-                let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
-                // The arithmetic shift leaves the sign in place and brings the exponent and mantissa under f32's.
-                let placed = _mm256_srai_epi32::<4>(_mm256_slli_epi32::<24>(bytes));
+                // Sign extension keeps the sign on top while the shift brings exponent and mantissa under f32's.
+                let bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
+                let placed = _mm256_slli_epi32::<20>(bytes);
                 _mm256_castsi256_ps(_mm256_and_si256(placed, _mm256_set1_epi32(0x87F0_0000_u32 as i32)))
             };
         }
         out
+    }
+
+    #[inline(always)]
+    fn prefetch_line(self, address: *const u8) {
+        // SAFETY: SSE is part of x86-64, and a prefetch of any address neither faults nor changes anything.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]

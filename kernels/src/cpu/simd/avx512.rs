@@ -140,11 +140,17 @@ impl Simd for Avx512 {
     fn load_e4m3_finite(self, from: &[u8; LANES]) -> __m512 {
         // SAFETY: the token proves AVX-512F; the array is 16 readable bytes.
         unsafe {
-            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
-            // The arithmetic shift leaves the sign in place and brings the exponent and mantissa under f32's.
-            let placed = _mm512_srai_epi32::<4>(_mm512_slli_epi32::<24>(bytes));
+            // Sign extension keeps the sign on top while the shift brings exponent and mantissa under f32's.
+            let bytes = _mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let placed = _mm512_slli_epi32::<20>(bytes);
             _mm512_castsi512_ps(_mm512_and_si512(placed, self.bits(0x87F0_0000)))
         }
+    }
+
+    #[inline(always)]
+    fn prefetch_line(self, address: *const u8) {
+        // SAFETY: SSE is part of x86-64, and a prefetch of any address neither faults nor changes anything.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
 
     #[inline(always)]

@@ -57,12 +57,23 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn store_bf16(self, value: Self::V, to: &mut [bf16; LANES]);
     /// Decoded e4m3fn bytes times `2^-120`, NaN bytes excepted: those come out as `480 * 2^-120`.
     fn load_e4m3_finite(self, from: &[u8; LANES]) -> Self::V;
+    /// Asks for one cache line. A hint: any address will do.
+    fn prefetch_line(self, address: *const u8);
     /// Whether a byte is one of e4m3fn's two NaNs.
     fn has_e4m3_nan(self, bytes: &[u8]) -> bool;
     /// The sum of the lanes, in a fixed order: halves are folded onto each other.
     fn sum(self, value: Self::V) -> f32;
     /// Four sums at once, in the order of [`Simd::sum`].
     fn sum4(self, values: [Self::V; 4]) -> [f32; 4];
+
+    /// Asks for the cache lines under `part`, moved on by `ahead_bytes`.
+    #[inline(always)]
+    fn prefetch<T>(self, part: &[T], ahead_bytes: usize) {
+        let start = part.as_ptr().cast::<u8>().wrapping_add(ahead_bytes);
+        for offset in (0..size_of_val(part)).step_by(64) {
+            self.prefetch_line(start.wrapping_add(offset));
+        }
+    }
 
     /// The largest lane; unspecified if a lane is NaN.
     #[inline(always)]

@@ -107,11 +107,14 @@ impl Simd for Portable {
     fn load_e4m3_finite(self, from: &[u8; LANES]) -> Lanes {
         let mut out = Lanes([0.0; LANES]);
         for i in 0..LANES {
-            let bits = i32::from(from[i]) << 24 >> 4;
+            let bits = i32::from(from[i] as i8) << 20;
             out.0[i] = f32::from_bits(bits as u32 & 0x87F0_0000);
         }
         out
     }
+
+    #[inline(always)]
+    fn prefetch_line(self, _: *const u8) {}
 
     #[inline(always)]
     fn has_e4m3_nan(self, bytes: &[u8]) -> bool {
