@@ -51,9 +51,8 @@ fn files() -> Vec<PathBuf> {
 /// Relative path and text of every source file.
 fn sources() -> Vec<(String, String)> {
     let root = root();
-    let is_source = |p: &PathBuf| {
-        p.extension().and_then(|e| e.to_str()).is_some_and(|e| SOURCE_EXTENSIONS.contains(&e))
-    };
+    let is_source =
+        |p: &PathBuf| p.extension().and_then(|e| e.to_str()).is_some_and(|e| SOURCE_EXTENSIONS.contains(&e));
     let sources: Vec<_> = files()
         .into_iter()
         .filter(is_source)
@@ -152,9 +151,10 @@ fn functions_stay_short() {
         for (start, line) in lines.iter().enumerate() {
             let code = line.trim_start();
             let indent = &line[..line.len() - code.len()];
-            let is_function = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "unsafe fn ", "pub unsafe fn "]
-                .iter()
-                .any(|prefix| code.starts_with(prefix));
+            let is_function =
+                ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "unsafe fn ", "pub unsafe fn "]
+                    .iter()
+                    .any(|prefix| code.starts_with(prefix));
             if !is_function || code.ends_with('}') || code.ends_with(';') {
                 continue;
             }
@@ -193,9 +193,7 @@ fn a_kernel_has_all_its_parts() {
 
 #[test]
 fn backends_meet_only_inside_kernels() {
-    let allowed = |path: &str| {
-        path.starts_with("kernels/") || path == "crates/comm/src/nccl.rs"
-    };
+    let allowed = |path: &str| path.starts_with("kernels/") || path == "crates/comm/src/nccl.rs";
     let broken = sources()
         .into_iter()
         .filter(|(path, text)| !allowed(path) && text.contains("feature = \"cuda\""))
@@ -206,7 +204,16 @@ fn backends_meet_only_inside_kernels() {
 
 #[test]
 fn no_global_state_and_no_unfinished_marks() {
-    let banned = ["static mut ", "thread_local!", "lazy_static", "todo!(", "unimplemented!(", "TODO", "FIXME", "#[ignore"];
+    let banned = [
+        "static mut ",
+        "thread_local!",
+        "lazy_static",
+        "todo!(",
+        "unimplemented!(",
+        "TODO",
+        "FIXME",
+        "#[ignore",
+    ];
     let mut broken = Vec::new();
     for (path, text) in sources().iter().filter(|(path, _)| !path.ends_with("tests/tidy.rs")) {
         for (number, line) in text.lines().enumerate() {
