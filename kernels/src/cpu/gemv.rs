@@ -84,7 +84,9 @@ fn dot_rows<S: Simd, E: Element, const N: usize>(
             let x = s.load(&x[end / LANES]);
             for n in 0..N {
                 let value = E::load(s, &padded(&rows[n][end / LANES * LANES..]));
-                let value = if E::SCALED { s.mul(value, group.factor(s, n, end / LANES)) } else { value };
+                let scale =
+                    if E::SCALED { group.scales[n][end / LANES / group.run] * E4M3_UNIT } else { 1.0 };
+                let value = if E::SCALED { s.mul(value, s.splat(scale)) } else { value };
                 acc[n] = s.mul_add(x, value, acc[n]);
             }
         }
@@ -98,14 +100,6 @@ fn dot_rows<S: Simd, E: Element, const N: usize>(
         }
     }
     total
-}
-
-impl<E: Element, const N: usize> Group<'_, E, N> {
-    /// What the raw values of vector `k` of row `n` are multiplied by.
-    #[inline(always)]
-    fn factor<S: Simd>(&self, s: S, n: usize, k: usize) -> S::V {
-        s.splat(self.scales[n][k / self.run] * E4M3_UNIT)
-    }
 }
 
 /// The whole vectors `columns` of one block of `k`.
@@ -123,13 +117,13 @@ fn dot_block<S: Simd, E: Element, const N: usize>(
         rows[n] = &group.rows[n].as_chunks::<LANES>().0[..columns.end];
     }
     let mut sums = *acc;
-    let mut start = columns.start;
+    let (mut start, mut block) = (columns.start, columns.start / group.run);
     while start < columns.end {
-        let end = (start - start % group.run + group.run).min(columns.end);
+        let end = ((block + 1) * group.run).min(columns.end);
         let mut factors = [s.splat(1.0); N];
         for n in 0..N {
             if E::SCALED {
-                factors[n] = group.factor(s, n, start);
+                factors[n] = s.splat(group.scales[n][block] * E4M3_UNIT);
             }
             // The same columns of the next group of rows: the hardware does not see that far.
             s.prefetch(&rows[n][start..end], N * size_of_val(group.rows[n]));
@@ -144,7 +138,7 @@ fn dot_block<S: Simd, E: Element, const N: usize>(
                 sums[n] = s.mul_add(x, value, sums[n]);
             }
         }
-        start = end;
+        (start, block) = (end, block + 1);
     }
     *acc = sums;
 }

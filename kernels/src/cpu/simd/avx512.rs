@@ -156,15 +156,17 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn has_e4m3_nan(self, bytes: &[u8]) -> bool {
         let (chunks, tail) = bytes.as_chunks::<64>();
-        let mut found = 0;
+        let mut largest = self.bits(0);
         for chunk in chunks {
             // SAFETY: the token proves AVX-512F and BW; the chunk is 64 readable bytes.
-            found |= unsafe {
-                let signed =
-                    _mm512_or_si512(_mm512_loadu_si512(chunk.as_ptr().cast()), self.bits(0x8080_8080));
-                _mm512_cmpeq_epi8_mask(signed, self.bits(0xFFFF_FFFF))
+            largest = unsafe {
+                let magnitudes =
+                    _mm512_and_si512(_mm512_loadu_si512(chunk.as_ptr().cast()), self.bits(0x7F7F_7F7F));
+                _mm512_max_epu8(largest, magnitudes)
             };
         }
+        // SAFETY: as above.
+        let found = unsafe { _mm512_cmpeq_epi8_mask(largest, self.bits(0x7F7F_7F7F)) };
         found != 0 || tail.iter().any(|byte| byte & 0x7F == 0x7F)
     }
 
