@@ -119,11 +119,8 @@ impl Stream for EventStream {
         if self.over {
             return Poll::Ready(None);
         }
-        if let Some(event) = self.take() {
-            return Poll::Ready(event);
-        }
+        // The waker first: an event that comes between a look and a waker would ring for nobody.
         self.bell.set(cx.waker());
-        // An event that came between the first look and the waker rang for nobody, so look again.
         self.take().map_or(Poll::Pending, Poll::Ready)
     }
 }

@@ -47,6 +47,15 @@ fn the_pieces_are_the_whole() {
 }
 
 #[test]
+fn what_might_have_become_a_stop_string_is_said_at_the_end() {
+    let model = model();
+    let whole = model.generate("What is 12 + 30?", &limited(10)).unwrap();
+    let last = whole.text.chars().last().unwrap();
+    let options = GenerateOptions { stop: vec![format!("{last}\u{0}")], ..limited(10) };
+    assert_eq!(model.generate("What is 12 + 30?", &options).unwrap().text, whole.text);
+}
+
+#[test]
 fn inputs_differ_in_their_format_only() {
     let model = model();
     let options = GenerateOptions::default();
