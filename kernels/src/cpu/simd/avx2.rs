@@ -131,17 +131,17 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_e4m3_finite(self, from: &[u8; LANES]) -> Pair {
-        let mut out = self.splat(0.0);
-        for (half, from) in out.iter_mut().zip(from.as_chunks::<8>().0) {
-            // SAFETY: the token proves AVX2; the half array is 8 readable bytes.
-            *half = unsafe {
-                // Sign extension keeps the sign on top while the shift brings exponent and mantissa under f32's.
-                let bytes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
-                let placed = _mm256_slli_epi32::<20>(bytes);
-                _mm256_castsi256_ps(_mm256_and_si256(placed, _mm256_set1_epi32(0x87F0_0000_u32 as i32)))
-            };
+        // SAFETY: the token proves AVX2 and F16C; the array is 16 readable bytes.
+        unsafe {
+            // Sign extension keeps the sign on top while the shift brings exponent and mantissa under f16's.
+            let words = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.as_ptr().cast()));
+            let placed = _mm256_slli_epi16::<7>(words);
+            let halves = _mm256_and_si256(placed, _mm256_set1_epi16(0xBF80_u16 as i16));
+            [
+                _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
+            ]
         }
-        out
     }
 
     #[inline(always)]

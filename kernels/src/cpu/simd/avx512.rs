@@ -138,12 +138,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn load_e4m3_finite(self, from: &[u8; LANES]) -> __m512 {
-        // SAFETY: the token proves AVX-512F; the array is 16 readable bytes.
+        // SAFETY: the token proves AVX-512F, BW and VL; the array is 16 readable bytes.
         unsafe {
-            // Sign extension keeps the sign on top while the shift brings exponent and mantissa under f32's.
-            let bytes = _mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
-            let placed = _mm512_slli_epi32::<20>(bytes);
-            _mm512_castsi512_ps(_mm512_and_si512(placed, self.bits(0x87F0_0000)))
+            // Sign extension keeps the sign on top while the shift brings exponent and mantissa under f16's.
+            let words = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.as_ptr().cast()));
+            let placed = _mm256_slli_epi16::<7>(words);
+            _mm512_cvtph_ps(_mm256_and_si256(placed, _mm256_set1_epi16(0xBF80_u16 as i16)))
         }
     }
 

@@ -108,7 +108,8 @@ impl Simd for Portable {
         let mut out = Lanes([0.0; LANES]);
         for i in 0..LANES {
             let bits = i32::from(from[i] as i8) << 20;
-            out.0[i] = f32::from_bits(bits as u32 & 0x87F0_0000);
+            // 2^112 of the missing 2^120.
+            out.0[i] = f32::from_bits(bits as u32 & 0x87F0_0000) * f32::from_bits((112 + 127) << 23);
         }
         out
     }
