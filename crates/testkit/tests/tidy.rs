@@ -15,6 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("models", &["kernels", "checkpoint"]),
     ("scheduler", &[]),
     ("engine", &["models", "scheduler", "kernels", "checkpoint"]),
+    ("softgpu", &[]),
     ("text", &[]),
     ("cachalot", &["kernels", "checkpoint", "models", "scheduler", "engine", "text"]),
     ("benches", &["kernels", "checkpoint", "models", "scheduler", "engine", "text", "cachalot"]),
