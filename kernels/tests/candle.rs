@@ -1,5 +1,7 @@
 //! A second, independent oracle: candle's matmul, norm, rotary embedding and softmax, where their conventions meet ours.
 
+#![allow(clippy::unwrap_used, reason = "also in the functions that tests share")]
+
 mod common;
 
 use candle_core::{Device, Tensor};

@@ -1,5 +1,7 @@
 //! Every op against its naive reference, at every instruction level of this machine: one file per stem, one binary.
 
+#![allow(clippy::unwrap_used, reason = "also in the functions that tests share")]
+
 mod common;
 
 mod elementwise;

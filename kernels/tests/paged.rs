@@ -87,7 +87,7 @@ fn broken(change: impl Fn(&mut PagedBatch)) -> KernelError {
 #[test]
 fn bad_indices_are_errors() {
     let value = |e: KernelError, name: &str| {
-        assert!(matches!(e, KernelError::Value { arg, .. } if arg == name), "{e}")
+        assert!(matches!(e, KernelError::Value { arg, .. } if arg == name), "{e}");
     };
     value(broken(|b| b.block_tables = ids(&[2, 2], &[1, u32::MAX, 0, 0])), "block_tables");
     value(broken(|b| b.block_tables = ids(&[2, 2], &[1, 7, 0, 0])), "block_tables");
