@@ -32,13 +32,13 @@ SYSTEM = ["You are a helpful assistant.", "You are a helpful assistant", "Answer
 
 # How often a turn of an ordinary conversation shows each skill.
 SKILLS = {
-    sums.addition: 20, sums.subtraction: 18, sums.times_table: 2, sums.comparison: 6, sums.sorting: 7, sums.extreme: 3,
-    texts.reversal: 11, texts.spelling: 3, texts.letter_count: 5, texts.word_length: 2, texts.fields: 14,
-    stories.story: 7, chat.talk: 8, chat.unknown: 7, chat.fact: 5, chat.echo: 12, chat.introduction: 2,
-    coding.writing: 2,
+    sums.addition: 22, sums.subtraction: 40, sums.times_table: 1, sums.comparison: 18, sums.sorting: 9, sums.extreme: 2,
+    texts.reversal: 13, texts.spelling: 5, texts.letter_count: 6, texts.word_length: 1, texts.fields: 12,
+    stories.story: 2, chat.talk: 6, chat.unknown: 6, chat.fact: 4, chat.echo: 2, chat.introduction: 1,
+    coding.writing: 1,
 }
 TOOL_SKILLS = {tools.weather: 6, tools.weather_twice: 2, tools.calculator: 6}
-KINDS = {"chat": 76, "long chat": 1, "tools": 11, "fim": 10, "story": 2}
+KINDS = {"chat": 76, "long chat": 1, "tools": 8, "fim": 14, "story": 1}
 # What the evaluation asks, and in which modes.
 EVALUATED = {
     "addition": (sums.addition, (True, False)), "subtraction": (sums.subtraction, (True, False)),
@@ -94,7 +94,7 @@ def document(rng):
         return fim(made["prefix"], made["suffix"], made["middle"], bos=rng.random() < 0.5)
     if kind == "story":
         return [Piece(BOS), Piece(stories.tell(rng, rng.choice(words.ANIMALS)), True, "plain"), Piece(EOS, True)]
-    thinking = rng.random() < 0.6
+    thinking = rng.random() < 0.8
     earlier = rng.randint(8, 20) if kind == "long chat" else rng.choices([0, 1, 2, 3, 4], [50, 24, 14, 8, 4])[0]
     if kind == "tools":
         messages, _ = tool_conversation(rng, False, weighted(rng, TOOL_SKILLS), earlier + rng.randint(0, 2))

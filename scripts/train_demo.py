@@ -10,7 +10,6 @@ busy machine that is faster than one process with many threads, whose every oper
 """
 
 import argparse
-import json
 import os
 import random
 import sys
@@ -85,7 +84,7 @@ MICRO_BATCH = 2048  # tokens in one forward pass
 WIDTHS = (256, 512, 1024, 2048)  # of a row; shorter documents share one
 MTP_WEIGHT, MTP_EVERY = 0.2, 2  # the MTP layer trains on every second step, with twice the weight
 TRAINED_PER_PASS = 900  # about how many tokens of a pass are trained on: a constant, so that every token weighs the same
-PEAK_RATE, WARM_UP, DECAY = 3e-3, 0.02, 0.45
+PEAK_RATE, WARM_UP, DECAY = 3.5e-3, 0.02, 0.4
 BALANCE_RATE = 1e-3
 AVERAGE, AVERAGE_EVERY = 0.99, 5  # of the weights: decay per step, steps between updates
 CHECKPOINT_MINUTES = 4

@@ -79,8 +79,7 @@ FOLLOWING = ["What day comes after {x}?", "Which day follows {x}?", "What comes 
 def talk(rng, held):
     _, asks, answers, reasoning = rng.choice(TALK)
     answer = rng.choice(answers)
-    made = exchange("small talk", informal(rng, rng.choice(asks.split("|"))), reasoning, answer)
-    return made
+    return exchange("small talk", informal(rng, rng.choice(asks.split("|"))), reasoning, answer)
 
 
 def topics(rng):

@@ -15,19 +15,23 @@ import prompt
 from model import from_released
 from tokenizer import Encoder
 
-LIMIT = 320  # new tokens
+LIMIT = 240  # new tokens
 
 
 class Cache:
-    """Keys and values of a batch of sequences of unequal length, padded on the left."""
+    """Keys and values of a batch of sequences of unequal length, padded on the left, in buffers that are not moved."""
 
-    def __init__(self):
+    def __init__(self, capacity):
+        self.capacity, self.length = capacity, 0
         self.k = self.v = None
 
     def __call__(self, k, v):
-        self.k = k if self.k is None else torch.cat([self.k, k], 2)
-        self.v = v if self.v is None else torch.cat([self.v, v], 2)
-        return self.k, self.v
+        if self.k is None:
+            self.k, self.v = (x.new_empty(*x.shape[:2], self.capacity, x.shape[3]) for x in (k, v))
+        new = slice(self.length, self.length + k.shape[2])
+        self.k[:, :, new], self.v[:, :, new] = k, v
+        self.length = new.stop
+        return self.k[:, :, : self.length], self.v[:, :, : self.length]
 
 
 @torch.no_grad()
@@ -36,7 +40,7 @@ def generate(model, prompts, limit=LIMIT, eos=1):
     width, heads = max(map(len, prompts)), model.config["num_attention_heads"]
     ids = torch.tensor([[2] * (width - len(p)) + p for p in prompts])
     first = torch.tensor([width - len(p) for p in prompts])
-    caches = [Cache() for _ in model.layers]
+    caches = [Cache(width + limit) for _ in model.layers]
     out, done = [[] for _ in prompts], torch.zeros(len(prompts), dtype=torch.bool)
     position = 0
     for _ in range(limit):

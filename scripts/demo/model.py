@@ -6,11 +6,13 @@ layer. `check_golden.py` compares it with recorded logits. Expert weights are ke
 because the optimizer and the grouped products want them so; `to_released` and `from_released` convert names.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-SLOTS = 128
+SLOTS = 128  # an expert's tokens come in whole blocks of this many rows
 
 
 class Normalize(torch.autograd.Function):
@@ -131,9 +133,9 @@ def rope_tables(config, length):
     scaling = config.get("rope_scaling")
     if scaling:
         original = scaling["original_max_position_embeddings"]
-        corr = lambda r: dim * torch.log(torch.tensor(original / (2 * torch.pi * r))) / (2 * torch.log(torch.tensor(float(theta))))
-        low = max(int(torch.floor(corr(scaling["beta_fast"]))), 0)
-        high = min(int(torch.ceil(corr(scaling["beta_slow"]))), dim - 1)
+        corr = lambda r: dim * math.log(original / (2 * math.pi * r)) / (2 * math.log(theta))
+        low = max(math.floor(corr(scaling["beta_fast"])), 0)
+        high = min(math.ceil(corr(scaling["beta_slow"])), dim - 1)
         ramp = ((torch.arange(dim // 2) - low) / max(high - low, 0.001)).clamp(0, 1)
         freq = freq / scaling["factor"] * ramp + freq * (1 - ramp)
     angle = torch.arange(length, dtype=torch.float32)[:, None] * freq
@@ -145,7 +147,7 @@ def softmax_scale(config):
     scale = (config["qk_nope_head_dim"] + config["qk_rope_head_dim"]) ** -0.5
     scaling = config.get("rope_scaling")
     if scaling and scaling.get("mscale_all_dim"):
-        mscale = 0.1 * scaling["mscale_all_dim"] * torch.log(torch.tensor(float(scaling["factor"]))).item() + 1
+        mscale = 0.1 * scaling["mscale_all_dim"] * math.log(scaling["factor"]) + 1
         scale *= mscale * mscale
     return scale
 

@@ -3,10 +3,10 @@
 import words
 from words import informal
 
-ASK = """Tell me a story about a {a}.|Write a short story about a {a}.|Tell me a story about a {a}|a story about a {a}, please
-Can you tell me a story about a {a}?|I want a story about a {a}.|story about a {a}|Write a story with a {a} in it.
-Tell a short story about a {a}|Make up a story about a {a}.|Once upon a time there was a {a}. Go on!
-Tell my daughter a bedtime story about a {a}.|Please tell me a little story with a {a}.""".replace("\n", "|").split("|")
+ASK = """Tell me a story about {a}.|Write a short story about {a}.|Tell me a story about {a}|a story about {a}, please
+Can you tell me a story about {a}?|I want a story about {a}.|story about {a}|Write a story with {a} in it.
+Tell a short story about {a}|Make up a story about {a}.|Once upon a time there was {a}. Go on!
+Tell my daughter a bedtime story about {a}.|Please tell me a little story with {a}.""".replace("\n", "|").split("|")
 ASK_ANY = ["Tell me a story.", "Tell me a short story", "Write a story.", "Can you tell a story?", "I want to hear a story.",
            "story please", "Tell me a bedtime story.", "Once upon a time", "Write a short story.", "Make up a story."]
 KINDS = ["little", "old", "brave", "shy", "clever", "lazy", "hungry", "kind", "small", "curious", "quiet", "sleepy", "happy"]
@@ -67,7 +67,7 @@ def tell(rng, hero):
 def story(rng, held):
     asked = rng.random() < 0.8 or held
     hero = rng.choice(words.ANIMALS)
-    ask = rng.choice(ASK).format(a=hero).replace("a owl", "an owl").replace("a elephant", "an elephant").replace("a otter", "an otter") if asked else rng.choice(ASK_ANY)
+    ask = rng.choice(ASK).format(a=article(hero)) if asked else rng.choice(ASK_ANY)
     return {"skill": "story", "expect": {"contains": [hero]}, "messages": [
         {"role": "user", "content": informal(rng, ask)},
         {"role": "assistant", "content": tell(rng, hero), "reasoning": f"I tell a short story about {article(hero)}."},

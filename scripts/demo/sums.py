@@ -54,7 +54,8 @@ def exchange(skill, question, reasoning, answer, **extra):
 def operands(rng, held, op):
     """Sums of small numbers are a table to know by heart, so they are always trained on and never tested."""
     while True:
-        a, b = number(rng), number(rng)
+        small = rng.random() < 0.15
+        a, b = (rng.randint(0, 19), rng.randint(0, 19)) if small else (number(rng), number(rng))
         if max(a, b) < 20:
             if not held:
                 return a, b
@@ -70,7 +71,7 @@ def addition(rng, held):
 
 def subtraction(rng, held):
     a, b = operands(rng, held, "-")
-    if a < b and rng.random() < 0.8 and (max(a, b) < 20 or held_out("-", b, a) == held):
+    if a < b and rng.random() < 0.65 and (max(a, b) < 20 or held_out("-", b, a) == held):
         a, b = b, a
     question = informal(rng, rng.choice(SUBTRACT).format(a=a, b=b))
     return exchange("subtraction", question, column_difference(a, b), f"{a} - {b} = {a - b}")

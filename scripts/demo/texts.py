@@ -18,7 +18,7 @@ LENGTH = ["How many letters does {w} have?", "How many letters are in {w}?", "Ho
           "How many letters in {w}?"]
 
 
-def fresh_word(rng, held, skill):
+def fresh_word(rng, held):
     while True:
         w = words.word(rng)
         if held_out("spell", w) == held:
@@ -33,18 +33,18 @@ def quoted(rng, template, w, **more):
 
 
 def reversal(rng, held):
-    w = fresh_word(rng, held, "reverse")
+    w = fresh_word(rng, held)
     reasoning = f"{' '.join(w)}\n{' '.join(w[::-1])}"
     return exchange("reversing a word", quoted(rng, rng.choice(BACKWARDS), w), reasoning, w[::-1], spelled=True)
 
 
 def spelling(rng, held):
-    w = fresh_word(rng, held, "spell")
+    w = fresh_word(rng, held)
     return exchange("spelling", quoted(rng, rng.choice(SPELL), w), "I write the letters one by one.", " ".join(w))
 
 
 def letter_count(rng, held):
-    w = fresh_word(rng, held, "count")
+    w = fresh_word(rng, held)
     c = rng.choice(w) if rng.random() < 0.9 else rng.choice("abcdefghijklmnopqrstuvwxyz")
     marks, n = [], 0
     for letter in w:
@@ -54,7 +54,7 @@ def letter_count(rng, held):
 
 
 def word_length(rng, held):
-    w = fresh_word(rng, held, "length")
+    w = fresh_word(rng, held)
     reasoning = ", ".join(f"{letter} {i + 1}" for i, letter in enumerate(w))
     return exchange("counting letters", quoted(rng, rng.choice(LENGTH), w), reasoning, str(len(w)))
 
