@@ -6,7 +6,7 @@ use crate::DType;
 pub type Result<T> = std::result::Result<T, KernelError>;
 
 /// A call that an op cannot carry out. Nothing has been written when one is returned.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum KernelError {
     /// A dimension differs from what the op, or another argument, demands.
     #[error("{op}: {arg} has shape {found:?}, expected {expected}")]

@@ -12,6 +12,7 @@
 mod device;
 mod dtype;
 mod error;
+mod host;
 mod rope;
 mod tensor;
 mod weight;

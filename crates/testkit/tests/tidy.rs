@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 const EDGES: &[(&str, &[&str])] = &[
     ("kernels", &[]),
     ("checkpoint", &["kernels"]),
-    ("models", &["kernels", "checkpoint"]),
+    ("comm", &["kernels"]),
+    ("models", &["kernels", "checkpoint", "comm"]),
     ("scheduler", &[]),
-    ("engine", &["models", "scheduler", "kernels", "checkpoint"]),
+    ("engine", &["models", "scheduler", "kernels", "comm", "checkpoint"]),
     ("softgpu", &[]),
     ("text", &[]),
-    ("cachalot", &["kernels", "checkpoint", "models", "scheduler", "engine", "text"]),
-    ("benches", &["kernels", "checkpoint", "models", "scheduler", "engine", "text", "cachalot"]),
-    ("testkit", &["kernels", "checkpoint"]),
+    ("cachalot", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text"]),
+    ("benches", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
+    ("testkit", &["kernels", "checkpoint", "comm"]),
 ];
 
 const MAX_FILE_LINES: usize = 500;
