@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::Dtype;
 
@@ -24,6 +25,7 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Located>,
     tally: Tally,
+    bytes_read: AtomicU64,
 }
 
 /// Where a tensor lies.
@@ -133,7 +135,8 @@ impl Checkpoint {
         let tensors = locate(&shards, weight_map)?;
         let bytes_total = tensors.values().map(|tensor| tensor.info.size_bytes as u64).sum();
         let tally = Tally::new(tensors.len(), bytes_total);
-        let checkpoint = Self { config, generation, shards, tensors, tally };
+        let bytes_read = AtomicU64::new(0);
+        let checkpoint = Self { config, generation, shards, tensors, tally, bytes_read };
         scale::check_all(&checkpoint)?;
         Ok(checkpoint)
     }
@@ -175,6 +178,11 @@ impl Checkpoint {
         self.shards.iter().map(|shard| shard.bytes().len() as u64).sum()
     }
 
+    /// Bytes of weights, vectors and scales copied out of the files so far; what is read twice counts twice.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
     /// The stored bytes of a tensor of any dtype, row-major and little-endian, without a copy.
     ///
     /// # Errors
@@ -210,7 +218,12 @@ impl Checkpoint {
         Some(Stored { name, info: &located.info, shard: &self.shards[located.shard], located })
     }
 
-    /// Notes that a tensor has been read.
+    /// Adds to [`Checkpoint::bytes_read`].
+    pub(crate) fn count_read(&self, bytes: usize) {
+        self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that a tensor has been read, whole or in part.
     pub(crate) fn mark(&self, stored: &Stored<'_>) {
         self.tally.mark(stored.located.index, stored.info.size_bytes);
     }

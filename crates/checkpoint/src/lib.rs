@@ -3,7 +3,8 @@
 //! [`Checkpoint::open`] checks everything that can be checked without reading tensor data: the config, every
 //! safetensors header against its file, the shard index, and that each FP8 weight has scales of the right shape. Only
 //! then are gigabytes read, one tensor at a time: [`Checkpoint::tensor_f32`] widens norms, biases and gates,
-//! [`Checkpoint::weight`] and [`Checkpoint::stacked_weight`] keep the stored dtype. Every error names the file, the
+//! [`Checkpoint::weight`] and [`Checkpoint::stacked_weight`] keep the stored dtype, and a [`Slice`] of them reads only
+//! the bytes of one rank. Every error names the file, the
 //! tensor or key, what was expected and what was found.
 
 #[cfg(target_endian = "big")]
@@ -19,6 +20,7 @@ mod progress;
 mod scale;
 mod shard;
 mod shard_index;
+mod slice;
 mod values;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
@@ -29,3 +31,4 @@ pub use config::{
 pub use error::{CheckpointError, Result};
 pub use progress::LoadProgress;
 pub use safetensors::Dtype;
+pub use slice::Slice;

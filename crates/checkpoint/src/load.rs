@@ -1,5 +1,7 @@
-//! From stored bytes to kernel tensors: one copy into aligned memory, in parallel for large tensors, with the mapped
-//! pages released behind it.
+//! From stored bytes to kernel tensors: one copy of the wanted part into aligned memory, in parallel for large tensors,
+//! with the mapped pages released behind it.
+
+use std::ops::Range;
 
 use kernels::cpu::AlignedBytes;
 use kernels::{BlockScales, DType, Device, KernelError, Tensor, Weight};
@@ -7,6 +9,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use crate::checkpoint::{Checkpoint, Stored};
+use crate::slice::{Slice, Window};
 use crate::values::{first_non_finite, kernel_dtype, widen};
 use crate::{CheckpointError, Result, scale};
 
@@ -23,28 +26,28 @@ impl Checkpoint {
     pub fn tensor_f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let stored = self.stored(name)?;
         stored.expect_shape(shape)?;
-        let dtype = kernel_dtype(stored.info.dtype)
-            .ok_or_else(|| stored.error("dtype", "a float", format!("{:?}", stored.info.dtype)))?;
-        if dtype == DType::F8E4M3 {
-            let (Some(prefix), &[n, k]) = (name.strip_suffix(".weight"), shape) else {
-                return Err(stored.error("dtype", "F32, F16 or BF16: no scale belongs to it", dtype));
-            };
+        if let (Dtype::F8_E4M3, Some(prefix), &[n, k]) =
+            (stored.info.dtype, name.strip_suffix(".weight"), shape)
+        {
             let values = self.weight(prefix, [n, k])?.to_vec_f32();
             return Tensor::from_f32(&Device::Cpu, shape, &values).map_err(kernel_error(name));
         }
-        let mut bytes = AlignedBytes::zeroed(stored.info.size_bytes / dtype.size() * size_of::<f32>());
-        let out = bytemuck::cast_slice_mut::<u8, f32>(&mut bytes);
-        out.par_chunks_mut(CHUNK).enumerate().try_for_each(|(chunk, out)| {
-            let start = chunk * CHUNK * dtype.size();
-            let end = start + out.len() * dtype.size();
-            let source = &stored.bytes()[start..end];
-            check_finite(&stored, dtype, source, chunk)?;
-            widen(dtype, source, out);
-            stored.release(start..end);
-            Ok(())
-        })?;
-        self.mark(&stored);
-        Tensor::from_bytes(&Device::Cpu, DType::F32, shape, bytes).map_err(kernel_error(name))
+        let len = shape.iter().product();
+        self.widened(&stored, &Window::flat(0..len, len), shape)
+    }
+
+    /// Elements `range` of the float vector `name` of `len` elements, widened to `F32`: a rank's part of a bias.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor_f32`], and for a range beyond the vector.
+    pub fn vector_f32(&self, name: &str, len: usize, range: Range<usize>) -> Result<Tensor> {
+        let stored = self.stored(name)?;
+        stored.expect_shape(&[len])?;
+        if range.start > range.end || range.end > len {
+            return Err(stored.error("slice", format!("a range within 0..{len}"), format!("{range:?}")));
+        }
+        let shape = [range.len()];
+        self.widened(&stored, &Window::flat(range, len), &shape)
     }
 
     /// The matrix `{prefix}.weight` of shape `[n, k]` (out features, in features) in its stored dtype, with the block
@@ -53,20 +56,43 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::Tensor`] for a missing tensor, another shape or dtype, NaN or infinity, and for scales that
     /// are missing, misshapen or not positive.
-    pub fn weight(&self, prefix: &str, [n, k]: [usize; 2]) -> Result<Weight> {
-        self.stack(&[prefix], [n, k])
+    pub fn weight(&self, prefix: &str, shape: [usize; 2]) -> Result<Weight> {
+        self.stack(&[prefix], shape, &Slice::All)
+    }
+
+    /// A part of the matrix that [`Checkpoint::weight`] reads whole; nothing else is read. `shape` is that of the
+    /// whole matrix. Where a slice begins inside a block of scales its blocks become smaller, so that they begin with
+    /// it; no value changes.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::weight`], and for a slice beyond the matrix.
+    pub fn weight_slice(&self, prefix: &str, shape: [usize; 2], slice: &Slice) -> Result<Weight> {
+        self.stack(&[prefix], shape, slice)
     }
 
     /// The matrices `{prefix}.weight` of all `prefixes`, in order, as one weight `[E, n, k]`. They must have one dtype.
     ///
     /// # Errors
     /// As [`Checkpoint::weight`], and for experts of different dtypes or an empty list.
-    pub fn stacked_weight(&self, prefixes: &[String], [n, k]: [usize; 2]) -> Result<Weight> {
-        let prefixes: Vec<_> = prefixes.iter().map(String::as_str).collect();
-        self.stack(&prefixes, [n, k])
+    pub fn stacked_weight(&self, prefixes: &[String], shape: [usize; 2]) -> Result<Weight> {
+        self.stacked_weight_slice(prefixes, shape, &Slice::All)
     }
 
-    fn stack(&self, prefixes: &[&str], [n, k]: [usize; 2]) -> Result<Weight> {
+    /// As [`Checkpoint::stacked_weight`], the same slice of every matrix.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::stacked_weight`] and [`Checkpoint::weight_slice`].
+    pub fn stacked_weight_slice(
+        &self,
+        prefixes: &[String],
+        shape: [usize; 2],
+        slice: &Slice,
+    ) -> Result<Weight> {
+        let prefixes: Vec<_> = prefixes.iter().map(String::as_str).collect();
+        self.stack(&prefixes, shape, slice)
+    }
+
+    fn stack(&self, prefixes: &[&str], [n, k]: [usize; 2], slice: &Slice) -> Result<Weight> {
         let matrices: Vec<_> =
             prefixes.iter().map(|prefix| self.stored(&format!("{prefix}.weight"))).collect::<Result<_>>()?;
         let Some(first) = matrices.first() else {
@@ -80,17 +106,21 @@ impl Checkpoint {
                 return Err(stored.error("dtype", expected, format!("{:?}", stored.info.dtype)));
             }
         }
+        let window = slice
+            .window([n, k])
+            .ok_or_else(|| first.error("slice", format!("a part of [{n}, {k}]"), format!("{slice:?}")))?;
         let scales = match dtype {
-            DType::F8E4M3 => Some(self.stack_scales(prefixes, &matrices, [n, k])?),
+            DType::F8E4M3 => Some(self.stack_scales(prefixes, &matrices, [n, k], &window)?),
             _ => None,
         };
-        let size = first.info.size_bytes;
+        let size = window.len() * dtype.size();
         let mut bytes = AlignedBytes::zeroed(matrices.len() * size);
         for (index, stored) in matrices.iter().enumerate() {
-            copy(stored, dtype, &mut bytes[index * size..][..size])?;
+            let out = &mut bytes[index * size..][..size];
+            self.read(stored, dtype, &window, out, |bytes, out| out.copy_from_slice(bytes))?;
             self.mark(stored);
         }
-        let shape = [matrices.len(), n, k];
+        let shape = [matrices.len(), window.rows.len(), window.cols.len()];
         Tensor::from_bytes(&Device::Cpu, dtype, &shape, bytes)
             .and_then(|data| Weight::new(data, scales))
             .map_err(kernel_error(first.name))
@@ -100,20 +130,68 @@ impl Checkpoint {
         &self,
         prefixes: &[&str],
         matrices: &[Stored<'_>],
-        [n, k]: [usize; 2],
+        shape: [usize; 2],
+        window: &Window,
     ) -> Result<BlockScales> {
-        let [block_rows, block_cols] = scale::block_size(self, &matrices[0])?;
-        let (rows, cols) = (n.div_ceil(block_rows), k.div_ceil(block_cols));
-        let mut values = vec![0.0; prefixes.len() * rows * cols];
-        for (index, (prefix, weight)) in prefixes.iter().zip(matrices).enumerate() {
-            let (stored, dtype) = scale::find(self, weight, prefix, [n, k])?;
-            let out = &mut values[index * rows * cols..][..rows * cols];
-            scale::read(&stored, dtype, cols, out)?;
+        let blocks = window.blocks(scale::block_size(self, &matrices[0])?);
+        let mut values = Vec::new();
+        for (prefix, weight) in prefixes.iter().zip(matrices) {
+            let (stored, dtype) = scale::find(self, weight, prefix, shape)?;
+            values.extend(blocks.spread(&scale::read(self, &stored, dtype, &blocks.stored)?));
             self.mark(&stored);
         }
+        let [rows, cols] = blocks.shape();
         let scales = Tensor::from_f32(&Device::Cpu, &[prefixes.len(), rows, cols], &values)
             .map_err(kernel_error(matrices[0].name))?;
+        let [block_rows, block_cols] = blocks.unit;
         Ok(BlockScales { scales, block_rows, block_cols })
+    }
+
+    /// A window of a float tensor as `F32` of `shape`.
+    fn widened(&self, stored: &Stored<'_>, window: &Window, shape: &[usize]) -> Result<Tensor> {
+        let dtype = match kernel_dtype(stored.info.dtype) {
+            Some(DType::F8E4M3) => {
+                let expected = "F32, F16 or BF16: no scale belongs to it";
+                return Err(stored.error("dtype", expected, DType::F8E4M3));
+            }
+            Some(dtype) => dtype,
+            None => return Err(stored.error("dtype", "a float", format!("{:?}", stored.info.dtype))),
+        };
+        let mut bytes = AlignedBytes::zeroed(window.len() * size_of::<f32>());
+        let out = bytemuck::cast_slice_mut::<u8, f32>(&mut bytes);
+        self.read(stored, dtype, window, out, |bytes, out| widen(dtype, bytes, out))?;
+        self.mark(stored);
+        Tensor::from_bytes(&Device::Cpu, DType::F32, shape, bytes).map_err(kernel_error(stored.name))
+    }
+
+    /// Hands the window's bytes to `place` in order, run by run, looking for NaN and infinity on the way; chunks run
+    /// in parallel. `out` has the same number of places for every element.
+    fn read<T: Send>(
+        &self,
+        stored: &Stored<'_>,
+        dtype: DType,
+        window: &Window,
+        out: &mut [T],
+        place: impl Fn(&[u8], &mut [T]) + Sync,
+    ) -> Result<()> {
+        let (size, places) = (dtype.size(), out.len().checked_div(window.len()).unwrap_or(1));
+        out.par_chunks_mut(CHUNK * places).enumerate().try_for_each(|(chunk, mut out)| {
+            let (first, mut end) = (chunk * CHUNK, 0);
+            let mut start = usize::MAX;
+            for run in window.runs(first..first + out.len() / places) {
+                let (target, rest) = std::mem::take(&mut out).split_at_mut(run.len() * places);
+                let bytes = &stored.bytes()[run.start * size..run.end * size];
+                place(bytes, target);
+                // The run is in cache now.
+                check_finite(stored, dtype, bytes, run.start)?;
+                out = rest;
+                (start, end) = (start.min(run.start), run.end);
+            }
+            stored.release(start.min(end) * size..end * size);
+            Ok(())
+        })?;
+        self.count_read(window.len() * size);
+        Ok(())
     }
 }
 
@@ -128,24 +206,12 @@ fn weight_dtype(stored: &Stored<'_>) -> Result<DType> {
     }
 }
 
-/// Copies a whole tensor into `out` of the same size, looking for NaN and infinity on the way.
-fn copy(stored: &Stored<'_>, dtype: DType, out: &mut [u8]) -> Result<()> {
-    let chunk_bytes = CHUNK * dtype.size();
-    out.par_chunks_mut(chunk_bytes).enumerate().try_for_each(|(chunk, out)| {
-        let start = chunk * chunk_bytes;
-        let end = start + out.len();
-        out.copy_from_slice(&stored.bytes()[start..end]);
-        stored.release(start..end);
-        // The copy is in cache, and its pages stay when the map's are gone.
-        check_finite(stored, dtype, out, chunk)
-    })
-}
-
-fn check_finite(stored: &Stored<'_>, dtype: DType, bytes: &[u8], chunk: usize) -> Result<()> {
+/// Looks for NaN and infinity in `bytes`, which begin with element `start` of the tensor.
+fn check_finite(stored: &Stored<'_>, dtype: DType, bytes: &[u8], start: usize) -> Result<()> {
     match first_non_finite(dtype, bytes) {
         None => Ok(()),
         Some((at, value)) => {
-            let found = format!("{value} at index {}", chunk * CHUNK + at);
+            let found = format!("{value} at index {}", start + at);
             Err(stored.error("values", "finite numbers", found))
         }
     }

@@ -3,9 +3,10 @@
 use kernels::DType;
 use safetensors::Dtype;
 
+use crate::Result;
 use crate::checkpoint::{Checkpoint, Stored};
+use crate::slice::Window;
 use crate::values::{kernel_dtype, widen};
-use crate::{CheckpointError, Result};
 
 /// V3 multiplies by `weight_scale_inv`, despite the name; later releases call the same thing `scale`.
 const SUFFIXES: [&str; 2] = ["weight_scale_inv", "scale"];
@@ -61,17 +62,29 @@ pub(crate) fn find<'a>(
     }
 }
 
-/// Reads a scale tensor that [`find`] found; `cols` is its row length, for the error.
-pub(crate) fn read(scale: &Stored<'_>, dtype: DType, cols: usize, out: &mut [f32]) -> Result<()> {
-    widen(dtype, scale.bytes(), out);
-    scale.release(0..scale.info.size_bytes);
-    match out.iter().position(|value| !(value.is_finite() && *value > 0.0)) {
-        None => Ok(()),
-        Some(at) => Err(bad_scale(scale, at, cols, out[at])),
+/// Reads the part `window` of a scale tensor that [`find`] found.
+pub(crate) fn read(
+    checkpoint: &Checkpoint,
+    scale: &Stored<'_>,
+    dtype: DType,
+    window: &Window,
+) -> Result<Vec<f32>> {
+    let (mut values, size) = (vec![0.0; window.len()], dtype.size());
+    let mut rest = values.as_mut_slice();
+    for run in window.runs(0..window.len()) {
+        let (out, after) = std::mem::take(&mut rest).split_at_mut(run.len());
+        widen(dtype, &scale.bytes()[run.start * size..run.end * size], out);
+        scale.release(run.start * size..run.end * size);
+        rest = after;
     }
-}
-
-fn bad_scale(scale: &Stored<'_>, at: usize, cols: usize, value: f32) -> CheckpointError {
-    let found = format!("{value} in block [{}, {}]", at / cols, at % cols);
-    scale.error("scale", "positive finite numbers", found)
+    checkpoint.count_read(window.len() * size);
+    match values.iter().position(|value| !(value.is_finite() && *value > 0.0)) {
+        None => Ok(values),
+        Some(at) => {
+            let cols = window.cols.len();
+            let (row, col) = (window.rows.start + at / cols, window.cols.start + at % cols);
+            let found = format!("{} in block [{row}, {col}]", values[at]);
+            Err(scale.error("scale", "positive finite numbers", found))
+        }
+    }
 }

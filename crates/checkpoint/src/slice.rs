@@ -1,0 +1,156 @@
+//! [`Slice`]: which part of a matrix a rank keeps, and where its elements and its block scales lie in the file.
+
+use std::ops::Range;
+
+/// The part of a matrix `[N, K]` that is read. Ranges count rows or columns of the whole matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Slice {
+    /// All of it.
+    All,
+    /// These rows (out features), with all their columns.
+    Rows(Range<usize>),
+    /// These columns (in features) of every row.
+    Cols(Range<usize>),
+}
+
+impl Slice {
+    /// The slice of a matrix `[n, k]`, or `None` if it reaches beyond.
+    pub(crate) fn window(&self, [n, k]: [usize; 2]) -> Option<Window> {
+        let (rows, cols) = match self {
+            Self::All => (0..n, 0..k),
+            Self::Rows(rows) => (rows.clone(), 0..k),
+            Self::Cols(cols) => (0..n, cols.clone()),
+        };
+        let fits = |range: &Range<usize>, size| range.start <= range.end && range.end <= size;
+        (fits(&rows, n) && fits(&cols, k)).then_some(Window { rows, cols, row_len: k })
+    }
+}
+
+/// A rectangle of a stored row-major matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) rows: Range<usize>,
+    pub(crate) cols: Range<usize>,
+    /// Columns of the whole matrix.
+    row_len: usize,
+}
+
+impl Window {
+    /// Elements `range` of a tensor of `len` elements, whatever its shape.
+    pub(crate) fn flat(range: Range<usize>, len: usize) -> Self {
+        Self { rows: 0..1, cols: range, row_len: len }
+    }
+
+    /// Elements in it.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len() * self.cols.len()
+    }
+
+    /// Where elements `part` of the window, counted row by row, lie in the file: runs of neighbours, in order.
+    pub(crate) fn runs(&self, part: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        // Whole rows are neighbours, so all of them are one run.
+        let is_dense = self.cols.len() == self.row_len;
+        let width = if is_dense { self.len() } else { self.cols.len() };
+        let (start, row_len) = (self.rows.start * self.row_len + self.cols.start, self.row_len);
+        let mut at = part.start;
+        std::iter::from_fn(move || {
+            let (run, offset) = (at.checked_div(width)?, at.checked_rem(width)?);
+            let len = (width - offset).min(part.end - at);
+            at += len;
+            let from = start + run * row_len + offset;
+            (len > 0).then_some(from..from + len)
+        })
+    }
+
+    /// The blocks of `[block_rows, block_cols]` elements that the window touches.
+    pub(crate) fn blocks(&self, [block_rows, block_cols]: [usize; 2]) -> Blocks {
+        let (rows, unit_rows) = touched(&self.rows, block_rows);
+        let (cols, unit_cols) = touched(&self.cols, block_cols);
+        let row_len = self.row_len.div_ceil(block_cols);
+        let at = |range: &Range<usize>, unit: usize, block: usize| {
+            (range.start..range.end).step_by(unit).map(|i| i / block - range.start / block).collect()
+        };
+        Blocks {
+            rows_of: at(&self.rows, unit_rows, block_rows),
+            cols_of: at(&self.cols, unit_cols, block_cols),
+            unit: [unit_rows, unit_cols],
+            stored: Window { rows, cols, row_len },
+        }
+    }
+}
+
+/// The scales of a window. A window that begins inside a block and goes on into the next is cut into blocks small
+/// enough to begin at its own edge; several of them then share one stored scale, and every element keeps its value.
+#[derive(Debug)]
+pub(crate) struct Blocks {
+    /// The part of the scale matrix that is read.
+    pub(crate) stored: Window,
+    /// Rows and columns of one block as counted from the window's edge.
+    pub(crate) unit: [usize; 2],
+    /// For each row of blocks of the window, its row in `stored`.
+    rows_of: Vec<usize>,
+    /// For each column of blocks of the window, its column in `stored`.
+    cols_of: Vec<usize>,
+}
+
+impl Blocks {
+    /// Rows and columns of the window's own scale matrix.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        [self.rows_of.len(), self.cols_of.len()]
+    }
+
+    /// The window's scale matrix out of the stored one.
+    pub(crate) fn spread<'a>(&'a self, stored: &'a [f32]) -> impl Iterator<Item = f32> + 'a {
+        let width = self.stored.cols.len();
+        self.rows_of.iter().flat_map(move |row| self.cols_of.iter().map(move |col| stored[row * width + col]))
+    }
+}
+
+/// The blocks that a range touches, and the largest block size that has an edge where the range begins.
+fn touched(range: &Range<usize>, block: usize) -> (Range<usize>, usize) {
+    let first = range.start / block;
+    let blocks = first..if range.is_empty() { first } else { range.end.div_ceil(block) };
+    // Inside one block there is only one scale, wherever the range begins.
+    let unit = if blocks.len() <= 1 { block } else { gcd(block, range.start) };
+    (blocks, unit)
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn elements(window: &Window, part: Range<usize>) -> Vec<usize> {
+        window.runs(part).flatten().collect()
+    }
+
+    #[test]
+    fn runs_cover_the_rectangle_in_order() {
+        let window = Slice::Cols(2..5).window([3, 7]).unwrap();
+        assert_eq!(elements(&window, 0..9), [2, 3, 4, 9, 10, 11, 16, 17, 18]);
+        assert_eq!(elements(&window, 2..7), [4, 9, 10, 11, 16], "a part may begin and end inside a row");
+        let window = Slice::Rows(1..3).window([3, 7]).unwrap();
+        assert_eq!(window.runs(0..14).collect::<Vec<_>>(), [7..21], "whole rows are one run");
+        assert_eq!(window.runs(5..9).collect::<Vec<_>>(), [12..16]);
+        for empty in [Slice::Rows(2..2), Slice::Cols(7..7)] {
+            let window = empty.window([3, 7]).unwrap();
+            assert_eq!((window.len(), window.runs(0..0).count()), (0, 0));
+        }
+        assert_eq!(Slice::Rows(1..4).window([3, 7]), None);
+        assert_eq!(Slice::Cols(7..8).window([3, 7]), None);
+    }
+
+    #[test]
+    fn blocks_keep_their_size_unless_the_edge_cuts_them() {
+        assert_eq!(touched(&(256..400), 128), (2..4, 128));
+        assert_eq!(touched(&(64..128), 128), (0..1, 128), "inside one block");
+        assert_eq!(touched(&(96..192), 128), (0..2, 32));
+        assert_eq!(touched(&(128..128), 128), (1..1, 128));
+        let blocks = Slice::Rows(96..192).window([320, 130]).unwrap().blocks([128, 128]);
+        assert_eq!((blocks.shape(), blocks.unit), ([3, 2], [32, 128]));
+        assert_eq!(blocks.spread(&[1.0, 2.0, 3.0, 4.0]).collect::<Vec<_>>(), [1.0, 2.0, 3.0, 4.0, 3.0, 4.0]);
+    }
+}
