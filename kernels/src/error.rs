@@ -52,6 +52,51 @@ pub enum KernelError {
         /// Name of the argument.
         arg: &'static str,
     },
+    /// A tensor on another device than the rest of the call.
+    #[error("{op}: {arg} lives on {found}, expected {expected}")]
+    Placement {
+        /// Name of the op.
+        op: &'static str,
+        /// Name of the argument.
+        arg: &'static str,
+        /// Where it should be.
+        expected: String,
+        /// Where it is.
+        found: String,
+    },
+    /// A device that cannot be used at all.
+    #[error("{device} is not available: {reason}")]
+    Unavailable {
+        /// The device that was asked for.
+        device: String,
+        /// What is missing, and what to do about it.
+        reason: String,
+    },
+    /// Device memory is spent.
+    #[error(
+        "{device} is out of memory: {requested} bytes asked for, {free} of {total} free; \
+         shorten the context, lower the number of sequences or spread the model over more GPUs"
+    )]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes of the failed allocation.
+        requested: usize,
+        /// Bytes that were free.
+        free: usize,
+        /// Bytes the device has.
+        total: usize,
+    },
+    /// The driver refused a call, or a kernel failed.
+    #[error("{op} failed on {device}: {message}")]
+    Cuda {
+        /// What was being done.
+        op: String,
+        /// The device.
+        device: String,
+        /// The driver's words.
+        message: String,
+    },
 }
 
 impl KernelError {

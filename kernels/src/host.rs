@@ -3,14 +3,6 @@
 use crate::{Result, Tensor};
 
 impl Tensor {
-    /// The bytes of a CPU tensor.
-    ///
-    /// # Errors
-    /// If the tensor lives on another device.
-    pub fn host_bytes(&self) -> Result<&[u8]> {
-        Ok(self.bytes())
-    }
-
     /// The bytes of a CPU tensor for writing in place.
     ///
     /// # Errors

@@ -9,6 +9,8 @@
 //! Conventions: activations are `F32`, row-major and contiguous, with the token count `T` as the leading dimension;
 //! weights keep the dtype they were stored in ([`Weight`]) and are decoded inside the matmul.
 
+#[cfg(feature = "cuda-host")]
+mod cuda;
 mod device;
 mod dtype;
 mod error;
@@ -21,7 +23,9 @@ pub mod cpu;
 pub mod ops;
 pub mod reference;
 
-pub use device::Device;
+#[cfg(feature = "cuda-host")]
+pub use cuda::CudaDevice;
+pub use device::{CudaOptions, Device, Precision};
 pub use dtype::{DType, e4m3_to_f32, e8m0_to_f32, f32_to_e4m3};
 pub use error::{KernelError, Result};
 pub use rope::{RopeLayout, RopeTable};

@@ -57,7 +57,7 @@ impl Weight {
                 if s.scales.shape() != expected {
                     return Err(KernelError::shape(OP, "scales", format!("{expected:?}"), s.scales.shape()));
                 }
-                s.scales.f32s(OP, "scales")?;
+                s.scales.expect_dtype(DType::F32, "F32", OP, "scales")?;
             }
             None if !needs_scales => {}
             Some(_) => return Err(KernelError::value(OP, "scales", "none for this dtype", data.dtype())),
@@ -104,6 +104,18 @@ impl Weight {
     /// Where the weight lives.
     pub fn device(&self) -> Device {
         self.data.device()
+    }
+
+    /// The same weight on `device`.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let scales = match &self.scales {
+            Some(s) => Some(BlockScales { scales: s.scales.to_device(device)?, ..s.clone() }),
+            None => None,
+        };
+        Ok(Self { data: self.data.to_device(device)?, scales })
     }
 
     /// All elements `[E * N * K]` decoded to `f32` on the host. For references and tests.

@@ -1,6 +1,7 @@
 //! `add_assign`, `gather_rows`, `concat_cols`.
 
-use kernels::{KernelError, ops};
+use kernels::{KernelError, Precision, Tensor, ops};
+use testkit::soft_gpu;
 
 use crate::common::{ids, tensor};
 
@@ -22,4 +23,20 @@ fn refusals_write_nothing() {
     assert!(matches!(ops::gather_rows(&x, &ids(&[1], &[2])), Err(KernelError::Value { .. })));
     assert!(matches!(ops::concat_cols(&x, &tensor(&[1, 2], &[1.0; 2])), Err(KernelError::Shape { .. })));
     assert_eq!(x.to_vec_f32(), [1.0; 4]);
+}
+
+#[test]
+fn add_assign_on_a_gpu() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::F32, |device| {
+        for n in [0, 1, 255, 256, 1000] {
+            let [x, y] = [0.5, 3.0].map(|scale| (0..n).map(|i| i as f32 * scale).collect::<Vec<_>>());
+            let mut sum = Tensor::from_f32(device, &[n], &x).unwrap();
+            ops::add_assign(&mut sum, &Tensor::from_f32(device, &[n], &y).unwrap()).unwrap();
+            assert_eq!(sum.to_vec_f32(), (0..n).map(|i| i as f32 * 3.5).collect::<Vec<_>>());
+        }
+        let mut x = Tensor::from_f32(device, &[2], &[1.0; 2]).unwrap();
+        let error = ops::add_assign(&mut x, &tensor(&[2], &[1.0; 2])).unwrap_err();
+        assert_eq!(error.to_string(), "add_assign: y lives on cpu, expected cuda:0");
+    });
 }

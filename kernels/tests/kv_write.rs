@@ -89,7 +89,7 @@ fn bf16_rounds_to_nearest_even() {
         .map(f32::from_bits)
         .collect();
     let table = RopeTable::new(&ids(&[1], &[0]), &[1.0; 16], 1.0).unwrap();
-    let mut cache = Tensor::zeros(&Device::Cpu, DType::BF16, &[1, 1, 64]);
+    let mut cache = Tensor::zeros(&Device::Cpu, DType::BF16, &[1, 1, 64]).unwrap();
     let (k, v) = (tensor(&[1, 1, 32], &[0.0; 32]), tensor(&[1, 1, 32], &ties));
     ops::gqa_kv_write(&mut cache, &k, &v, &table, RopeLayout::HalfSplit, &ids(&[1], &[0])).unwrap();
     for (got, value) in cache.to_vec_f32()[32..].iter().zip(&ties) {
@@ -103,7 +103,7 @@ fn refusals_write_nothing() {
     let table = table(2);
     let kv_a = tensor(&[4, 12], &[1.0; 48]);
     let weight = tensor(&[8], &[1.0; 8]);
-    let mut cache = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 12]);
+    let mut cache = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 12]).unwrap();
     let write = |cache: &mut Tensor, slots: &[u32]| {
         ops::mla_kv_write(cache, &kv_a, &weight, 1e-6, &table, &ids(&[slots.len()], slots))
     };
@@ -115,8 +115,8 @@ fn refusals_write_nothing() {
     assert!(matches!(write(&mut cache, &SLOTS), Err(KernelError::Aliased { arg: "cache", .. })));
     drop(held);
     assert!(write(&mut cache, &SLOTS).is_ok());
-    let mut narrow = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 11]);
+    let mut narrow = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 11]).unwrap();
     assert!(matches!(write(&mut narrow, &SLOTS), Err(KernelError::Shape { arg: "cache", .. })));
-    let mut half = Tensor::zeros(&Device::Cpu, DType::F16, &[2, 5, 12]);
+    let mut half = Tensor::zeros(&Device::Cpu, DType::F16, &[2, 5, 12]).unwrap();
     assert!(matches!(write(&mut half, &SLOTS), Err(KernelError::DType { arg: "cache", .. })));
 }

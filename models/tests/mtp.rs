@@ -61,7 +61,7 @@ fn the_layer_counts_as_its_own() {
     assert!(model.unknown_tensors().is_empty(), "{:?}", model.unknown_tensors());
     let kv = &mut KvCache::new(&Device::Cpu, mtp.kv_layout(), 1, 4, DType::F32).unwrap();
     let batch = Pool::for_tokens(&*model, 1, 4).batch(&mut [(&mut Sequence::new(&[1]), 1)]);
-    let hidden = Tensor::zeros(&Device::Cpu, DType::F32, &[1, 64]);
+    let hidden = Tensor::zeros(&Device::Cpu, DType::F32, &[1, 64]).unwrap();
     let error = mtp.forward(&mut StepContext::new(&Device::Cpu), 1, &batch, &hidden, kv).unwrap_err();
     assert_eq!(error.to_string(), "depth has 1, expected below 1");
 }

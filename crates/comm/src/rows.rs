@@ -32,7 +32,8 @@ fn sum_of<T: bytemuck::Pod>(
         let mut sums = [0f32; CHUNK];
         let begin = range.start + i * CHUNK;
         for (rank, x) in ranks.iter().enumerate() {
-            let values = &bytemuck::cast_slice::<u8, T>(x.host_bytes()?)[begin..][..out.len()];
+            let bytes = x.host_bytes()?;
+            let values = &bytemuck::cast_slice::<u8, T>(&bytes)[begin..][..out.len()];
             let sums = sums.iter_mut().zip(values);
             match rank {
                 0 => sums.for_each(|(sum, &v)| *sum = widen(v)),

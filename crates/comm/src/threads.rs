@@ -127,7 +127,7 @@ fn write(op: &'static str, x: &mut Tensor, parts: &[&Tensor]) -> kernels::Result
     for part in parts {
         let part = part.host_bytes()?;
         let (head, tail) = bytes.split_at_mut(part.len());
-        head.copy_from_slice(part);
+        head.copy_from_slice(&part);
         bytes = tail;
     }
     Ok(())

@@ -68,6 +68,12 @@ CUDA_API CUresult softgpu_set_devices(int count) {
     return CUDA_SUCCESS;
 }
 
+/// The shared objects of kernels that stand in for machine code from now on, separated by ':'.
+CUDA_API CUresult softgpu_set_kernels(const char* paths) {
+    Driver::get().config.kernels = paths;
+    return CUDA_SUCCESS;
+}
+
 /// How later launches run.
 CUDA_API CUresult softgpu_configure(int schedule, int copies, uint64_t seed) {
     if (schedule < 0 || schedule > 3 || copies < 0 || copies > 2) return fail(CUDA_ERROR_INVALID_VALUE, "no such schedule or mode of copies");

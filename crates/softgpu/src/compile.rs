@@ -1,9 +1,12 @@
 //! Compiles C++ and kernels with the machine's compiler, once for the same sources and flags.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::Error;
 
@@ -127,7 +130,7 @@ impl Unit {
 
     /// Compiles, unless the result for these very sources, headers and flags is there already, and gives its path.
     ///
-    /// Headers count if they lie beside a source or anywhere below an include folder.
+    /// Headers count if a source or another header names them in quotes.
     pub fn build(&self) -> Result<PathBuf, Error> {
         let folder = target_dir().join(format!("{}-{:016x}", self.name, self.fingerprint()?));
         let result = folder.join(&self.name);
@@ -163,35 +166,59 @@ impl Unit {
     fn fingerprint(&self) -> Result<u64, Error> {
         let mut hasher = DefaultHasher::new();
         (&self.sources, &self.include_dirs, &self.flags, self.sanitizer).hash(&mut hasher);
-        let mut files = Vec::new();
-        for folder in &self.include_dirs {
-            list(folder, true, &mut files)?;
-        }
-        for source in &self.sources {
-            list(source.parent().unwrap_or(Path::new(".")), false, &mut files)?;
-        }
-        files.sort();
-        files.dedup();
-        for file in files {
+        let mut pending = self.sources.clone();
+        let mut seen = BTreeSet::new();
+        while let Some(file) = pending.pop() {
             let text =
                 fs::read(&file).map_err(|source| Error::Io { path: file.display().to_string(), source })?;
+            pending.extend(self.included(&file, &text).into_iter().filter(|file| seen.insert(file.clone())));
             (file, text).hash(&mut hasher);
         }
         Ok(hasher.finish())
     }
+
+    /// The files that a source names in `#include "..."` and that can be found; what only one compiler sees counts too.
+    fn included(&self, file: &Path, text: &[u8]) -> Vec<PathBuf> {
+        let text = String::from_utf8_lossy(text);
+        let names =
+            text.lines().filter_map(|line| line.trim_start().strip_prefix("#include \"")?.split('"').next());
+        let beside = file.parent().unwrap_or(Path::new(".")).to_path_buf();
+        let folders = || std::iter::once(&beside).chain(&self.include_dirs);
+        names
+            .filter_map(|name| folders().map(|folder| folder.join(name)).find(|path| path.exists()))
+            .collect()
+    }
 }
 
-/// Collects the C++ files of a folder.
-fn list(folder: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> Result<(), Error> {
+/// Compiles every `.cu` file of `folder`, each to a shared object of its own, on all cores; headers may lie in
+/// `folder/include`. What is there already is not compiled again.
+pub fn kernel_objects(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let io = |source| Error::Io { path: folder.display().to_string(), source };
+    let mut sources = Vec::new();
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        let is_source = path.extension().is_some_and(|e| e == "h" || e == "cu" || e == "cuh" || e == "cpp");
-        if path.is_dir() && recursive {
-            list(&path, true, files)?;
-        } else if is_source {
-            files.push(path);
+        if path.extension().is_some_and(|e| e == "cu") {
+            sources.push(path);
         }
     }
-    Ok(())
+    sources.sort();
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(vec![None; sources.len()]);
+    let work = || {
+        while let Some((i, source)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, sources.get(i)?)))
+        {
+            let stem = source.file_stem().unwrap_or_default().to_string_lossy();
+            let unit = Unit::kernels(&format!("{stem}.so")).include(folder.join("include")).source(source);
+            let built = unit.build().map_err(|error| error.to_string());
+            results.lock().unwrap_or_else(PoisonError::into_inner)[i] = Some(built);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+    results.into_iter().flatten().map(|built| built.map_err(Error::Load)).collect()
 }

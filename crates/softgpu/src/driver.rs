@@ -40,6 +40,7 @@ pub struct Driver {
     last_error: unsafe extern "C" fn(*mut c_char, usize) -> c_int,
     reset_errors: unsafe extern "C" fn() -> c_int,
     live_allocations: unsafe extern "C" fn(c_int) -> usize,
+    set_kernels: unsafe extern "C" fn(*const c_char) -> c_int,
 }
 
 /// Builds `libcuda.so.1` and `libnccl.so` and gives the folder that holds them, fit for `LD_LIBRARY_PATH`.
@@ -86,6 +87,11 @@ pub fn load(devices: usize) -> Result<&'static Driver, Error> {
     }
 }
 
+/// A list of paths as the driver reads it.
+pub fn join(objects: &[PathBuf]) -> String {
+    objects.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":")
+}
+
 fn open() -> Result<Driver, Error> {
     let folder = prepare()?;
     let cuda = open_library(&folder.join("libcuda.so.1"))?;
@@ -97,6 +103,7 @@ fn open() -> Result<Driver, Error> {
             last_error: symbol(cuda, c"softgpu_last_error")?,
             reset_errors: symbol(cuda, c"softgpu_reset_errors")?,
             live_allocations: symbol(cuda, c"softgpu_live_allocations")?,
+            set_kernels: symbol(cuda, c"softgpu_set_kernels")?,
         })
     }
 }
@@ -134,6 +141,15 @@ impl Driver {
         // SAFETY: the call takes numbers and touches nothing of ours.
         let code = unsafe { (self.configure)(schedule as c_int, copies as c_int, seed) };
         assert_eq!(code, 0, "every schedule and mode is known to the driver");
+    }
+
+    /// Lets these shared objects of kernels stand in for every image that is none, as `SOFTGPU_KERNELS` does.
+    pub fn stand_in(&self, objects: &[PathBuf]) -> Result<(), Error> {
+        let list = join(objects);
+        let list = CString::new(list).map_err(|error| Error::Load(error.to_string()))?;
+        // SAFETY: the driver copies the C string.
+        unsafe { (self.set_kernels)(list.as_ptr()) };
+        Ok(())
     }
 
     /// The process's last error in words: for a faulted kernel its name, block, thread, source line and cause.

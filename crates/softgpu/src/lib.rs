@@ -32,8 +32,8 @@
 mod compile;
 mod driver;
 
-pub use compile::{Sanitizer, Unit, include_dir};
-pub use driver::{Copies, Driver, Schedule, load, prepare};
+pub use compile::{Sanitizer, Unit, include_dir, kernel_objects};
+pub use driver::{Copies, Driver, Schedule, join, load, prepare};
 
 /// What can go wrong while a library is built or loaded.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("cachalot", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text"]),
     ("benches", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
-    ("testkit", &["kernels", "checkpoint", "comm"]),
+    ("testkit", &["kernels", "checkpoint", "comm", "softgpu"]),
 ];
 
 const MAX_FILE_LINES: usize = 500;

@@ -8,6 +8,13 @@ pub fn add_assign(x: &mut Tensor, y: &Tensor) -> Result<()> {
     if x.shape() != y.shape() {
         return Err(KernelError::shape(OP, "y", format!("{:?}", x.shape()), y.shape()));
     }
+    y.expect_device(&x.device(), OP, "y")?;
+    #[cfg(feature = "cuda-host")]
+    if x.is_cuda() {
+        x.expect_dtype(DType::F32, "F32", OP, "x")?;
+        y.expect_dtype(DType::F32, "F32", OP, "y")?;
+        return crate::cuda::elementwise::add_assign(x, y);
+    }
     let y = y.f32s(OP, "y")?;
     for (x, y) in x.f32s_mut(OP, "x")?.iter_mut().zip(y) {
         *x += y;
@@ -24,7 +31,7 @@ pub fn gather_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
     if let Some(row) = rows.iter().find(|&&r| r as usize >= tokens) {
         return Err(KernelError::value(OP, "rows", format!("rows below {tokens}"), row));
     }
-    let mut out = Tensor::zeros(&x.device(), DType::F32, &[count, dim]);
+    let mut out = Tensor::output(&x.device(), DType::F32, &[count, dim])?;
     for (target, &row) in out.f32s_mut(OP, "out")?.chunks_exact_mut(dim.max(1)).zip(rows) {
         target.copy_from_slice(&source[row as usize * dim..][..dim]);
     }

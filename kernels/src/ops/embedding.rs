@@ -14,7 +14,7 @@ pub fn embedding(table: &Weight, ids: &Tensor) -> Result<Tensor> {
     if let Some(id) = ids.iter().find(|&&id| id as usize >= table.rows()) {
         return Err(KernelError::value(OP, "ids", format!("token ids below {}", table.rows()), id));
     }
-    let mut out = Tensor::zeros(&table.device(), DType::F32, &[tokens, table.cols()]);
+    let mut out = Tensor::output(&table.device(), DType::F32, &[tokens, table.cols()])?;
     cpu::embedding(Level::detect(), table, ids, out.f32s_mut(OP, "out")?);
     Ok(out)
 }

@@ -62,8 +62,8 @@ pub fn route(logits: &Tensor, correction_bias: Option<&Tensor>, config: &GateCon
         return Err(KernelError::shape(OP, "correction_bias", format!("[{experts}]"), bias.shape()));
     }
     let bias = correction_bias.map(|b| b.f32s(OP, "correction_bias")).transpose()?;
-    let mut ids = Tensor::zeros(&logits.device(), DType::U32, &[tokens, config.top_k]);
-    let mut weights = Tensor::zeros(&logits.device(), DType::F32, &[tokens, config.top_k]);
+    let mut ids = Tensor::output(&logits.device(), DType::U32, &[tokens, config.top_k])?;
+    let mut weights = Tensor::output(&logits.device(), DType::F32, &[tokens, config.top_k])?;
     let logits = logits.f32s(OP, "logits")?;
     let chosen = bytemuck::cast_slice_mut(ids.bytes_mut(OP, "experts")?);
     let target = (chosen, weights.f32s_mut(OP, "weights")?);

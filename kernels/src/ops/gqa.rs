@@ -40,7 +40,7 @@ pub fn paged_gqa(
         value_dim: dim,
         scale,
     };
-    let mut out = Tensor::zeros(&cache.device(), DType::F32, &[tokens, heads * dim]);
+    let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads * dim])?;
     cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
     Ok(out)
 }

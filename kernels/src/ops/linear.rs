@@ -17,7 +17,7 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     }
     let bias = bias.map(|b| b.f32s(OP, "bias")).transpose()?;
     let x = x.f32s(OP, "x")?;
-    let mut out = Tensor::zeros(&weight.device(), DType::F32, &[tokens, n]);
+    let mut out = Tensor::output(&weight.device(), DType::F32, &[tokens, n])?;
     cpu::linear(Level::detect(), x, weight, bias, out.f32s_mut(OP, "out")?);
     Ok(out)
 }

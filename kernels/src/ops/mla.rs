@@ -58,7 +58,7 @@ pub fn mla_absorb_query(q: &Tensor, kv_b: &Weight, dims: &MlaDims) -> Result<Ten
     }
     dims.check_kv_b(OP, kv_b)?;
     let q = q.f32s(OP, "q")?;
-    let mut out = Tensor::zeros(&kv_b.device(), DType::F32, &[tokens, heads, dims.row_width()]);
+    let mut out = Tensor::output(&kv_b.device(), DType::F32, &[tokens, heads, dims.row_width()])?;
     cpu::absorb_query(Level::detect(), q, kv_b, dims, out.f32s_mut(OP, "out")?);
     Ok(out)
 }
@@ -97,7 +97,7 @@ pub fn paged_mla(
         value_dim: kv_lora_rank,
         scale,
     };
-    let mut out = Tensor::zeros(&cache.device(), DType::F32, &[tokens, heads, kv_lora_rank]);
+    let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads, kv_lora_rank])?;
     cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
     Ok(out)
 }
@@ -112,7 +112,7 @@ pub fn mla_project_value(o: &Tensor, kv_b: &Weight, dims: &MlaDims) -> Result<Te
     }
     dims.check_kv_b(OP, kv_b)?;
     let o = o.f32s(OP, "o")?;
-    let mut out = Tensor::zeros(&kv_b.device(), DType::F32, &[tokens, heads * dims.v_head_dim]);
+    let mut out = Tensor::output(&kv_b.device(), DType::F32, &[tokens, heads * dims.v_head_dim])?;
     cpu::project_value(Level::detect(), o, kv_b, dims, out.f32s_mut(OP, "out")?);
     Ok(out)
 }

@@ -45,7 +45,7 @@ pub fn moe_experts(x: &Tensor, routing: &Routing, experts: &Experts) -> Result<T
     }
     let weights = routing.weights.f32s(OP, "routing.weights")?;
     let x = x.f32s(OP, "x")?;
-    let mut out = Tensor::zeros(&experts.gate.device(), DType::F32, &[tokens, dim]);
+    let mut out = Tensor::output(&experts.gate.device(), DType::F32, &[tokens, dim])?;
     cpu::moe_experts(Level::detect(), x, (ids, weights), experts, out.f32s_mut(OP, "out")?);
     Ok(out)
 }

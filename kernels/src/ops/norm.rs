@@ -8,7 +8,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
     const OP: &str = "rms_norm";
     check(OP, x, weight)?;
     let (values, weight) = (x.f32s(OP, "x")?, weight.f32s(OP, "weight")?);
-    let mut out = Tensor::zeros(&x.device(), DType::F32, x.shape());
+    let mut out = Tensor::output(&x.device(), DType::F32, x.shape())?;
     cpu::rms_norm(Level::detect(), values, weight, eps, out.f32s_mut(OP, "out")?);
     Ok(out)
 }
@@ -21,7 +21,7 @@ pub fn add_rms_norm(residual: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32
         return Err(KernelError::shape(OP, "x", format!("{:?}", residual.shape()), x.shape()));
     }
     let (x, weight) = (x.f32s(OP, "x")?, weight.f32s(OP, "weight")?);
-    let mut out = Tensor::zeros(&residual.device(), DType::F32, residual.shape());
+    let mut out = Tensor::output(&residual.device(), DType::F32, residual.shape())?;
     let sums = residual.f32s_mut(OP, "residual")?;
     cpu::add_rms_norm(Level::detect(), sums, x, weight, eps, out.f32s_mut(OP, "out")?);
     Ok(out)

@@ -104,6 +104,7 @@ impl PagedBatch {
 
     /// The typed rows of `cache`.
     pub(crate) fn cache_rows<'a>(&self, op: &'static str, cache: &'a Tensor) -> Result<CacheRows<'a>> {
+        cache.expect_device(&Device::Cpu, op, "cache")?;
         match cache.dtype() {
             DType::F32 => Ok(CacheRows::F32(bytemuck::cast_slice(cache.bytes()))),
             DType::BF16 => Ok(CacheRows::Bf16(bytemuck::cast_slice(cache.bytes()))),

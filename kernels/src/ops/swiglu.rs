@@ -15,7 +15,7 @@ pub fn swiglu(x: &Tensor, gate: &Weight, up: &Weight) -> Result<Tensor> {
         return Err(KernelError::shape(OP, "up", expected, up.data().shape()));
     }
     let x = x.f32s(OP, "x")?;
-    let mut out = Tensor::zeros(&gate.device(), DType::F32, &[tokens, gate.rows()]);
+    let mut out = Tensor::output(&gate.device(), DType::F32, &[tokens, gate.rows()])?;
     cpu::swiglu(Level::detect(), x, gate, up, out.f32s_mut(OP, "out")?);
     Ok(out)
 }

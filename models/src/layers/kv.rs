@@ -3,7 +3,6 @@
 //! Which block belongs to which sequence is the scheduler's business; here a block is only a row range, the same in
 //! every layer.
 
-use kernels::cpu::AlignedBytes;
 use kernels::{DType, Device, Tensor};
 
 use crate::{ModelError, Result};
@@ -72,7 +71,7 @@ impl KvCache {
         block_size: usize,
         dtype: DType,
     ) -> Result<Self> {
-        Self::build(layout, [num_blocks, block_size], dtype, |shape| Ok(Tensor::zeros(device, dtype, shape)))
+        Self::build(layout, [num_blocks, block_size], dtype, |shape| Ok(Tensor::zeros(device, dtype, shape)?))
     }
 
     /// As [`KvCache::new`], with every element NaN: whoever reads a row that was never written gets NaN logits.
@@ -85,10 +84,8 @@ impl KvCache {
         dtype: DType,
     ) -> Result<Self> {
         Self::build(layout, [num_blocks, block_size], dtype, |shape| {
-            let mut bytes = AlignedBytes::zeroed(shape.iter().product::<usize>() * dtype.size());
             // All bits set is a NaN in F32 and in BF16.
-            bytes.fill(0xFF);
-            Ok(Tensor::from_bytes(device, dtype, shape, bytes)?)
+            Ok(Tensor::filled(device, dtype, shape, 0xFF)?)
         })
     }
 

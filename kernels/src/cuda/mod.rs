@@ -1,0 +1,20 @@
+//! The CUDA backend: one stream of work on one GPU ([`CudaDevice`]), its memory ([`DeviceBuffer`]), and one file per
+//! stem that turns an op's checked arguments into launches.
+//!
+//! Everything asked of a device runs in order on its one stream, and no op waits or reads anything back: that is what
+//! lets a whole step be captured as a CUDA graph. Grids follow from shapes alone; what only the device knows (lengths,
+//! routing) is a mask inside a kernel.
+
+mod arena;
+mod args;
+mod device;
+pub(crate) mod elementwise;
+mod fault;
+mod image;
+mod memory;
+
+pub use device::CudaDevice;
+
+pub(crate) use args::Args;
+pub(crate) use device::Launch;
+pub(crate) use memory::DeviceBuffer;
