@@ -15,6 +15,10 @@ pub enum DType {
     F8E4M3,
     /// OCP e8m0: a power of two, `2^(byte - 127)`; 0xFF is NaN. Used for block scales only.
     F8E8M0,
+    /// Signed 8-bit, of weights quantised to integers.
+    I8,
+    /// Bytes: two 4-bit codes each, or zero points.
+    U8,
     /// Unsigned 32-bit: token ids, positions, slots.
     U32,
 }
@@ -25,7 +29,7 @@ impl DType {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::F8E4M3 | Self::F8E8M0 => 1,
+            Self::F8E4M3 | Self::F8E8M0 | Self::I8 | Self::U8 => 1,
         }
     }
 }
@@ -38,6 +42,8 @@ impl fmt::Display for DType {
             Self::BF16 => "BF16",
             Self::F8E4M3 => "F8_E4M3",
             Self::F8E8M0 => "F8_E8M0",
+            Self::I8 => "I8",
+            Self::U8 => "U8",
             Self::U32 => "U32",
         })
     }
@@ -88,6 +94,14 @@ pub fn e8m0_to_f32(byte: u8) -> f32 {
     }
 }
 
+/// The value of an OCP e2m1 code, the low four bits of `code`: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+pub const fn e2m1_to_f32(code: u8) -> f32 {
+    E2M1_DOUBLED[(code & 15) as usize] as f32 * 0.5
+}
+
+/// Twice the values of the e2m1 codes: integers (code 8, minus zero, becomes zero).
+pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +124,17 @@ mod tests {
         assert_eq!(f32_to_e4m3(1.0625), 0x38, "a tie goes to the even mantissa");
         assert_eq!(f32_to_e4m3(1.1875), 0x3A);
         assert_eq!(f32_to_e4m3(1e9), 0x7E);
+    }
+
+    #[test]
+    fn e2m1_is_a_tiny_float() {
+        for code in 0..16u8 {
+            // One sign, two exponent and one mantissa bit, bias 1 (OCP MX specification, section 5.3.3).
+            let (exponent, mantissa) = (i32::from(code >> 1 & 3), f32::from(code & 1));
+            let magnitude =
+                if exponent == 0 { mantissa * 0.5 } else { (1.0 + mantissa * 0.5) * 2f32.powi(exponent - 1) };
+            assert_eq!(e2m1_to_f32(code), if code & 8 == 0 { magnitude } else { -magnitude }, "code {code}");
+        }
     }
 
     #[test]

@@ -205,6 +205,8 @@ impl Tensor {
             DType::BF16 => bytemuck::cast_slice::<u8, bf16>(bytes).iter().map(|v| v.to_f32()).collect(),
             DType::F8E4M3 => bytes.iter().map(|&b| e4m3_to_f32(b)).collect(),
             DType::F8E8M0 => bytes.iter().map(|&b| e8m0_to_f32(b)).collect(),
+            DType::I8 => bytes.iter().map(|&b| f32::from(b as i8)).collect(),
+            DType::U8 => bytes.iter().map(|&b| f32::from(b)).collect(),
             DType::U32 => bytemuck::cast_slice::<u8, u32>(bytes).iter().map(|&v| v as f32).collect(),
         })
     }

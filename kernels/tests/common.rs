@@ -4,20 +4,51 @@
 
 use half::{bf16, f16};
 use kernels::cpu::AlignedBytes;
-use kernels::{BlockScales, DType, Device, Tensor, Weight, f32_to_e4m3};
+use kernels::{BlockScales, DType, Device, GroupScales, Tensor, Weight, WeightFormat, f32_to_e4m3};
 
 /// Unit roundoff of `f32`.
 pub(crate) const ROUND: f32 = f32::EPSILON / 2.0;
 
-/// Every dtype a weight may have; the blocks are the two sizes in use and one that divides nothing.
-pub(crate) const FORMS: [(DType, [usize; 2]); 6] = [
-    (DType::F32, [1, 1]),
-    (DType::F16, [1, 1]),
-    (DType::BF16, [1, 1]),
-    (DType::F8E4M3, [128, 128]),
-    (DType::F8E4M3, [32, 32]),
-    (DType::F8E4M3, [5, 7]),
+/// A stored form of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Float(DType),
+    /// Rows and columns of a block.
+    Fp8([usize; 2]),
+    Fp4,
+    /// Rows and columns of a block; `None` is one scale per row.
+    Int8(Option<[usize; 2]>),
+    /// Columns of a group and the dtype of its scale.
+    Int4(usize, DType),
+}
+
+pub(crate) const F32: Form = Form::Float(DType::F32);
+pub(crate) const BF16: Form = Form::Float(DType::BF16);
+pub(crate) const FP8: Form = Form::Fp8([128, 128]);
+
+/// Every form a weight may have; the blocks are the sizes in use and one that divides nothing.
+pub(crate) const FORMS: [Form; 13] = [
+    F32,
+    Form::Float(DType::F16),
+    BF16,
+    FP8,
+    Form::Fp8([32, 32]),
+    Form::Fp8([5, 7]),
+    Form::Fp4,
+    Form::Int8(None),
+    Form::Int8(Some([128, 128])),
+    Form::Int8(Some([5, 7])),
+    Form::Int4(32, DType::BF16),
+    Form::Int4(64, DType::F32),
+    Form::Int4(128, DType::BF16),
 ];
+
+impl Form {
+    /// Whether rows of `k` columns can have the form: two 4-bit codes fill a byte.
+    pub(crate) fn fits(self, k: usize) -> bool {
+        !matches!(self, Self::Fp4 | Self::Int4(..)) || k.is_multiple_of(2)
+    }
+}
 
 /// `count` values in -1..1, the same for the same seed (splitmix64).
 pub(crate) fn values(seed: u64, count: usize) -> Vec<f32> {
@@ -51,18 +82,51 @@ pub(crate) fn packed(dtype: DType, shape: &[usize], values: &[f32]) -> Tensor {
     Tensor::from_bytes(&Device::Cpu, dtype, shape, AlignedBytes::copy_of(&bytes)).unwrap()
 }
 
-/// A random weight `[E, N, K]` in one of the [`FORMS`]; every block has its own scale.
-pub(crate) fn weight((dtype, block): (DType, [usize; 2]), [e, n, k]: [usize; 3], seed: u64) -> Weight {
-    let values = values(seed, e * n * k);
-    if dtype != DType::F8E4M3 {
-        return Weight::new(packed(dtype, &[e, n, k], &values), None).unwrap();
-    }
-    let shape = [e, n.div_ceil(block[0]), k.div_ceil(block[1])];
-    let scales = self::values(seed + 1, shape.iter().product());
-    let scales: Vec<f32> = scales.iter().map(|s| 0.01 * (s + 1.5)).collect();
-    let data: Vec<f32> = values.iter().map(|v| v * 100.0).collect();
-    let scales = BlockScales { scales: tensor(&shape, &scales), block_rows: block[0], block_cols: block[1] };
-    Weight::new(packed(dtype, &[e, n, k], &data), Some(scales)).unwrap()
+fn bytes(dtype: DType, shape: &[usize], bytes: impl Iterator<Item = u8>) -> Tensor {
+    let bytes: Vec<u8> = bytes.collect();
+    Tensor::from_bytes(&Device::Cpu, dtype, shape, AlignedBytes::copy_of(&bytes)).unwrap()
+}
+
+/// A random weight `[E, N, K]` in one of the [`FORMS`], elements of about one; every block has its own scale.
+pub(crate) fn weight(form: Form, [e, n, k]: [usize; 3], seed: u64) -> Weight {
+    let elements = values(seed, e * n * k);
+    // 0.005 to 0.025 times `unit`.
+    let scales = |shape: &[usize], unit: f32| -> Vec<f32> {
+        values(seed + 1, shape.iter().product()).iter().map(|s| 0.01 * (s + 1.5) * unit).collect()
+    };
+    let blocks = |[block_rows, block_cols]: [usize; 2], unit: f32| {
+        let shape = [e, n.div_ceil(block_rows), k.div_ceil(block_cols)];
+        BlockScales { scales: tensor(&shape, &scales(&shape, unit)), block_rows, block_cols }
+    };
+    // Two codes from eight random bits.
+    let codes =
+        || bytes(DType::U8, &[e, n, k / 2], elements.iter().step_by(2).map(|v| (v * 128.0) as i8 as u8));
+    let (data, format) = match form {
+        Form::Float(dtype) => (packed(dtype, &[e, n, k], &elements), WeightFormat::Float),
+        Form::Fp8(block) => {
+            let data: Vec<f32> = elements.iter().map(|v| v * 100.0).collect();
+            (packed(DType::F8E4M3, &[e, n, k], &data), WeightFormat::Fp8(blocks(block, 1.0)))
+        }
+        Form::Int8(block) => {
+            let data = bytes(DType::I8, &[e, n, k], elements.iter().map(|v| (v * 127.0) as i8 as u8));
+            (data, WeightFormat::Int8(blocks(block.unwrap_or([1, k.max(1)]), 0.5)))
+        }
+        Form::Fp4 => {
+            let shape = [e, n, k.div_ceil(WeightFormat::FP4_GROUP)];
+            // 2^-5 to 2^-2.
+            let exponents =
+                values(seed + 1, shape.iter().product()).into_iter().map(|s| (124.0 + 2.0 * s) as u8);
+            (codes(), WeightFormat::Fp4(bytes(DType::F8E8M0, &shape, exponents)))
+        }
+        Form::Int4(group, dtype) => {
+            let shape = [e, n, k.div_ceil(group)];
+            let zeros = values(seed + 2, shape.iter().product()).into_iter().map(|z| (8.0 + 8.0 * z) as u8);
+            let zeros = bytes(DType::U8, &shape, zeros);
+            let scales = packed(dtype, &shape, &scales(&shape, 5.0));
+            (codes(), WeightFormat::Int4(GroupScales { scales, zeros, group }))
+        }
+    };
+    Weight::with_format(data, format).unwrap()
 }
 
 /// Fails with the first element that is further than `tolerance` of its own index from `want`.

@@ -16,3 +16,4 @@ mod norm;
 mod paged;
 mod rope;
 mod swiglu;
+mod weight;

@@ -5,9 +5,9 @@ use kernels::cpu::{self, Level};
 use kernels::ops::{self, Experts, Routing};
 use kernels::{KernelError, reference};
 
-use crate::common::{FORMS, close_by, ids, tensor, values, weight};
+use crate::common::{BF16, F32, FORMS, Form, close_by, ids, tensor, values, weight};
 
-fn experts(form: (kernels::DType, [usize; 2]), [count, inter, dim]: [usize; 3]) -> Experts {
+fn experts(form: Form, [count, inter, dim]: [usize; 3]) -> Experts {
     Experts {
         gate: weight(form, [count, inter, dim], 31),
         up: weight(form, [count, inter, dim], 41),
@@ -25,6 +25,9 @@ fn matches_the_reference() {
     for form in FORMS {
         for (sizes, top_k) in [([1, 37, 50], 1), ([5, 24, 136], 2), ([16, 136, 40], 8)] {
             let [count, inter, dim] = sizes;
+            if !form.fits(inter) {
+                continue;
+            }
             let experts = experts(form, sizes);
             let dense = [&experts.gate, &experts.up, &experts.down].map(|w| w.to_vec_f32());
             for tokens in [1, 2, 19] {
@@ -71,7 +74,7 @@ fn a_token_is_the_same_bits_alone_and_in_a_batch() {
 fn large_enough_for_many_cores() {
     // Above the serial threshold, one token and many.
     let ([count, inter, dim], top_k) = ([4, 256, 512], 4);
-    let experts = experts(FORMS[2], [count, inter, dim]);
+    let experts = experts(BF16, [count, inter, dim]);
     let dense = [&experts.gate, &experts.up, &experts.down].map(|w| w.to_vec_f32());
     for tokens in [1, 9] {
         let x = values(7, tokens * dim);
@@ -87,7 +90,7 @@ fn large_enough_for_many_cores() {
 
 #[test]
 fn refuses_what_does_not_fit() {
-    let experts = experts(FORMS[0], [3, 4, 8]);
+    let experts = experts(F32, [3, 4, 8]);
     let routing = |rows: usize, id: u32| Routing {
         experts: ids(&[rows, 1], &vec![id; rows]),
         weights: tensor(&[rows, 1], &vec![1.0; rows]),

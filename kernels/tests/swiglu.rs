@@ -3,7 +3,7 @@
 use kernels::cpu::{self, Level};
 use kernels::{KernelError, Tensor, ops, reference};
 
-use crate::common::{FORMS, ROUND, abs, close_by, tensor, values, weight};
+use crate::common::{F32, FORMS, ROUND, abs, close_by, tensor, values, weight};
 
 #[test]
 fn matches_the_reference() {
@@ -39,7 +39,7 @@ fn matches_the_reference() {
 fn large_gates_do_not_overflow() {
     // silu(+-1000) through weights of one: 1000 and 0, never NaN.
     for level in Level::available() {
-        let one = weight(FORMS[0], [1, 1, 1], 1);
+        let one = weight(F32, [1, 1, 1], 1);
         let w = one.to_vec_f32()[0];
         for gate in [1000.0_f32, -1000.0, 89.0, -89.0, 0.0] {
             let mut out = [f32::NAN];
@@ -53,7 +53,7 @@ fn large_gates_do_not_overflow() {
 
 #[test]
 fn refuses_what_does_not_fit() {
-    let (gate, up) = (weight(FORMS[0], [1, 4, 8], 1), weight(FORMS[0], [1, 5, 8], 1));
+    let (gate, up) = (weight(F32, [1, 4, 8], 1), weight(F32, [1, 5, 8], 1));
     let shape = |r: kernels::Result<Tensor>| matches!(r, Err(KernelError::Shape { .. }));
     assert!(shape(ops::swiglu(&tensor(&[1, 8], &[0.0; 8]), &gate, &up)));
     assert!(shape(ops::swiglu(&tensor(&[1, 7], &[0.0; 7]), &gate, &gate)));

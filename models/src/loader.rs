@@ -134,7 +134,7 @@ impl<'a> Loader<'a> {
 
     fn record_weight(&mut self, prefixes: &[String], weight: &Weight) -> Result<()> {
         let names = prefixes.iter().flat_map(|prefix| with_scales(&format!("{prefix}.weight"))).collect();
-        self.record(names, &weight.device(), weight.data().len(), weight.size_bytes())
+        self.record(names, &weight.device(), weight.len(), weight.size_bytes())
     }
 
     fn record(&mut self, names: Vec<String>, found: &Device, parameters: usize, bytes: usize) -> Result<()> {

@@ -26,6 +26,8 @@ pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::BF16 => each(bytes, out, |b| bf16::from_le_bytes(b).to_f32()),
         DType::F8E4M3 => each(bytes, out, |[b]: [u8; 1]| e4m3_to_f32(b)),
         DType::F8E8M0 => each(bytes, out, |[b]: [u8; 1]| e8m0_to_f32(b)),
+        DType::I8 => each(bytes, out, |b| f32::from(i8::from_le_bytes(b))),
+        DType::U8 => each(bytes, out, |b| f32::from(u8::from_le_bytes(b))),
         DType::U32 => each(bytes, out, |b| u32::from_le_bytes(b) as f32),
     }
 }
@@ -45,7 +47,7 @@ pub(crate) fn first_non_finite(dtype: DType, bytes: &[u8]) -> Option<(usize, f32
         DType::BF16 => first(bytes, |b| u16::from_le_bytes(b) & 0x7F80 == 0x7F80),
         DType::F8E4M3 => first(bytes, |[b]: [u8; 1]| b & 0x7F == 0x7F),
         DType::F8E8M0 => first(bytes, |[b]: [u8; 1]| b == 0xFF),
-        DType::U32 => None,
+        DType::I8 | DType::U8 | DType::U32 => None,
     }
     .map(|index| {
         let mut value = [0.0];

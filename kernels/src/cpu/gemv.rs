@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::matmul::DEPTH;
-use super::packed::{Data, E4M3_UNIT, Element, Matrix, Scales, padded};
+use super::packed::{Data, Element, Matrix, Scales, padded};
 use super::simd::{LANES, Simd};
 use super::tile::Lanes;
 
@@ -23,6 +23,8 @@ pub(super) fn gemv<S: Simd>(s: S, x: Lanes<'_>, weight: &Matrix<'_>, first: usiz
         Data::F16(values) => typed(s, x, (values, None), weight.cols, first, out),
         Data::Bf16(values) => typed(s, x, (values, None), weight.cols, first, out),
         Data::F8(values, scales) => typed(s, x, (values, Some(scales)), weight.cols, first, out),
+        Data::I8(values, scales) => typed(s, x, (values, Some(scales)), weight.cols, first, out),
+        Data::Four(_) => unreachable!("not regular: see Matrix::is_regular"),
     }
 }
 
@@ -84,8 +86,7 @@ fn dot_rows<S: Simd, E: Element, const N: usize>(
             let x = s.load(&x[end / LANES]);
             for n in 0..N {
                 let value = E::load(s, &padded(&rows[n][end / LANES * LANES..]));
-                let scale =
-                    if E::SCALED { group.scales[n][end / LANES / group.run] * E4M3_UNIT } else { 1.0 };
+                let scale = if E::SCALED { group.scales[n][end / LANES / group.run] * E::UNIT } else { 1.0 };
                 let value = if E::SCALED { s.mul(value, s.splat(scale)) } else { value };
                 acc[n] = s.mul_add(x, value, acc[n]);
             }
@@ -93,7 +94,7 @@ fn dot_rows<S: Simd, E: Element, const N: usize>(
         for n in 0..N {
             let mut sum = s.sum(acc[n]);
             // A NaN weight makes the whole dot product NaN, whatever it meets.
-            if E::SCALED && s.has_e4m3_nan(bytemuck::cast_slice(&rows[n][start..end])) {
+            if E::has_nan(s, &rows[n][start..end]) {
                 sum = f32::NAN;
             }
             total[n] = if start == 0 { sum } else { total[n] + sum };
@@ -123,7 +124,7 @@ fn dot_block<S: Simd, E: Element, const N: usize>(
         let mut factors = [s.splat(1.0); N];
         for n in 0..N {
             if E::SCALED {
-                factors[n] = s.splat(group.scales[n][block] * E4M3_UNIT);
+                factors[n] = s.splat(group.scales[n][block] * E::UNIT);
             }
             // The same columns of the next group of rows: the hardware does not see that far.
             s.prefetch(&rows[n][start..end], N * size_of_val(group.rows[n]));

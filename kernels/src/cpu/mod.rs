@@ -1,7 +1,7 @@
 //! The CPU backend: memory, instruction levels, and the vectorised forwards behind the ops.
 //!
 //! `simd` is the vector vocabulary and the only user of intrinsics; `level` compiles a kernel for each instruction set;
-//! `tile`, `gemv` and `packed` are the inner loops over packed weights; the rest is one file per group of ops. The
+//! `tile`, `gemv`, `packed` and `nibbles` are the inner loops over packed weights; the rest is one file per group of ops. The
 //! functions here take slices that the ops have checked, and a [`Level`].
 
 mod attention;
@@ -13,6 +13,7 @@ mod matmul;
 mod memory;
 mod mla;
 mod moe;
+mod nibbles;
 mod packed;
 mod parallel;
 mod rows;

@@ -2,11 +2,9 @@
 
 use half::{bf16, f16};
 
+use super::nibbles::{Nibbles, decode_nibbles};
 use super::simd::{LANES, Simd};
-use crate::{DType, Weight};
-
-/// What [`Simd::load_e4m3_finite`] leaves out.
-pub(super) const E4M3_UNIT: f32 = 256.0;
+use crate::{BlockScales, DType, Weight, WeightFormat};
 
 /// One `[N, K]` matrix of a [`Weight`].
 #[derive(Clone, Copy)]
@@ -30,6 +28,10 @@ impl Matrix<'_> {
             Data::F16(values) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
             Data::Bf16(values) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
             Data::F8(values, _) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
+            Data::I8(values, _) => s.prefetch(values.get(range).unwrap_or(&[]), 0),
+            Data::Four(nibbles) => {
+                s.prefetch(nibbles.codes.get(first / 2..(first + count) / 2).unwrap_or(&[]), 0);
+            }
         }
     }
 }
@@ -45,6 +47,10 @@ pub(super) enum Data<'a> {
     Bf16(&'a [bf16]),
     /// `F8_E4M3` with block scales.
     F8(&'a [u8], Scales<'a>),
+    /// `I8` with block scales.
+    I8(&'a [i8], Scales<'a>),
+    /// 4-bit codes with groups of columns.
+    Four(Nibbles<'a>),
 }
 
 /// The block scales of one matrix.
@@ -53,18 +59,27 @@ pub(super) struct Scales<'a> {
     values: &'a [f32],
     per_row: usize,
     block_rows: usize,
-    /// Columns of one block.
+    /// Columns of one block; of the only block of a row, whole vectors.
     pub(super) block_cols: usize,
 }
 
 impl<'a> Scales<'a> {
+    /// The scales of matrix `expert`.
+    fn new(blocks: &'a BlockScales, expert: usize, cols: usize) -> Self {
+        let [rows, per_row] = [1, 2].map(|axis| blocks.scales.dim(axis));
+        let all: &[f32] = bytemuck::cast_slice(blocks.scales.bytes());
+        let values = &all[expert * rows * per_row..][..rows * per_row];
+        let block_cols = if per_row == 1 { cols.next_multiple_of(LANES) } else { blocks.block_cols };
+        Self { values, per_row, block_rows: blocks.block_rows, block_cols }
+    }
+
     /// The scales of row `row`, one per block of columns.
     #[inline(always)]
     pub(super) fn row(&self, row: usize) -> &'a [f32] {
         &self.values[row / self.block_rows * self.per_row..][..self.per_row]
     }
 
-    /// Whether `scale` times [`E4M3_UNIT`] is finite, so that the two can be one factor. Real scales are far smaller.
+    /// Whether `scale` times [`Element::UNIT`] is finite, so that the two can be one factor. Real scales are far smaller.
     #[inline(always)]
     fn folds(scale: f32) -> bool {
         scale.abs() < 1e30
@@ -79,23 +94,21 @@ impl<'a> Scales<'a> {
 impl<'a> Matrix<'a> {
     /// Matrix `expert` of `weight`.
     pub(super) fn new(weight: &'a Weight, expert: usize) -> Self {
-        let (rows, cols) = (weight.rows(), weight.cols());
-        let size = rows * cols * weight.dtype().size();
+        let [experts, rows, cols] = weight.shape();
+        let size = weight.data().size_bytes() / experts.max(1);
         let bytes = &weight.data().bytes()[expert * size..][..size];
-        let data = match (weight.dtype(), weight.scales()) {
-            (DType::F32, _) => Data::F32(bytemuck::cast_slice(bytes)),
-            (DType::F16, _) => Data::F16(bytemuck::cast_slice(bytes)),
-            (DType::BF16, _) => Data::Bf16(bytemuck::cast_slice(bytes)),
-            (DType::F8E4M3, Some(s)) => {
-                let [_, scale_rows, per_row] = [0, 1, 2].map(|axis| s.scales.dim(axis));
-                let all: &[f32] = bytemuck::cast_slice(s.scales.bytes());
-                let values = &all[expert * scale_rows * per_row..][..scale_rows * per_row];
-                Data::F8(
-                    bytes,
-                    Scales { values, per_row, block_rows: s.block_rows, block_cols: s.block_cols },
-                )
+        let data = match weight.format() {
+            WeightFormat::Float => match weight.dtype() {
+                DType::F16 => Data::F16(bytemuck::cast_slice(bytes)),
+                DType::BF16 => Data::Bf16(bytemuck::cast_slice(bytes)),
+                _ => Data::F32(bytemuck::cast_slice(bytes)),
+            },
+            WeightFormat::Fp8(blocks) => Data::F8(bytes, Scales::new(blocks, expert, cols)),
+            WeightFormat::Int8(blocks) => {
+                Data::I8(bytemuck::cast_slice(bytes), Scales::new(blocks, expert, cols))
             }
-            (dtype, _) => unreachable!("Weight::new admits no {dtype} in this form"),
+            WeightFormat::Fp4(exponents) => Data::Four(Nibbles::fp4(bytes, exponents, expert)),
+            WeightFormat::Int4(groups) => Data::Four(Nibbles::int4(bytes, groups, expert)),
         };
         Self { rows, cols, data }
     }
@@ -107,7 +120,11 @@ impl<'a> Matrix<'a> {
 
     /// Whether [`super::gemv`] can run over the packed elements themselves.
     pub(super) fn is_regular(&self) -> bool {
-        !matches!(self.data, Data::F8(_, scales) if !scales.is_regular())
+        match self.data {
+            Data::F32(_) | Data::F16(_) | Data::Bf16(_) => true,
+            Data::F8(_, scales) | Data::I8(_, scales) => scales.is_regular(),
+            Data::Four(_) => false,
+        }
     }
 
     /// Decodes columns `start .. start + out.len()` of `row`.
@@ -121,16 +138,12 @@ impl<'a> Matrix<'a> {
             Data::F16(values) => decode_run(s, &values[first..][..count], out),
             Data::Bf16(values) => decode_run(s, &values[first..][..count], out),
             Data::F8(values, scales) => {
-                let (mut done, row_scales) = (0, scales.row(row));
-                while done < count {
-                    let col = start + done;
-                    let run = (scales.block_cols - col % scales.block_cols).min(count - done);
-                    let bytes = &values[first + done..][..run];
-                    let scale = row_scales[col / scales.block_cols];
-                    decode_e4m3(s, bytes, scale, &mut out[done..][..run]);
-                    done += run;
-                }
+                decode_blocks(s, &values[first..][..count], (scales.row(row), scales.block_cols), start, out);
             }
+            Data::I8(values, scales) => {
+                decode_blocks(s, &values[first..][..count], (scales.row(row), scales.block_cols), start, out);
+            }
+            Data::Four(nibbles) => decode_nibbles(s, &nibbles, row, self.cols, start, out),
         }
     }
 }
@@ -139,14 +152,27 @@ impl<'a> Matrix<'a> {
 pub(super) trait Element: bytemuck::Pod {
     /// Whether a block scale belongs to the element.
     const SCALED: bool = false;
-    /// Sixteen values; of the 8-bit form see [`Simd::load_e4m3_finite`].
+    /// What [`Element::load`] leaves out, a factor that goes into the block scale.
+    const UNIT: f32 = 1.0;
+    /// Sixteen values divided by [`Element::UNIT`]; of e4m3 see [`Simd::load_e4m3_finite`].
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
+    /// Whether there is an element that [`Element::load`] cannot decode.
+    #[inline(always)]
+    fn has_nan<S: Simd>(_: S, _: &[Self]) -> bool {
+        false
+    }
+    /// One value, whatever it is.
+    fn value(self) -> f32;
 }
 
 impl Element for f32 {
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
         s.load(from)
+    }
+
+    fn value(self) -> f32 {
+        self
     }
 }
 
@@ -155,6 +181,10 @@ impl Element for f16 {
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
         s.load_f16(from)
     }
+
+    fn value(self) -> f32 {
+        self.to_f32()
+    }
 }
 
 impl Element for bf16 {
@@ -162,14 +192,41 @@ impl Element for bf16 {
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
         s.load_bf16(from)
     }
+
+    fn value(self) -> f32 {
+        self.to_f32()
+    }
 }
 
 impl Element for u8 {
     const SCALED: bool = true;
+    const UNIT: f32 = 256.0;
 
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
         s.load_e4m3_finite(from)
+    }
+
+    #[inline(always)]
+    fn has_nan<S: Simd>(s: S, from: &[Self]) -> bool {
+        s.has_e4m3_nan(from)
+    }
+
+    fn value(self) -> f32 {
+        crate::e4m3_to_f32(self)
+    }
+}
+
+impl Element for i8 {
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load_i8(from)
+    }
+
+    fn value(self) -> f32 {
+        self.into()
     }
 }
 
@@ -188,24 +245,42 @@ fn decode_run<S: Simd, E: Element>(s: S, from: &[E], out: &mut [f32]) {
     }
 }
 
-/// A run of e4m3 bytes under one scale.
+/// Columns from `start` of a row that has `scales`, one for each `block_cols` columns.
 #[inline(always)]
-fn decode_e4m3<S: Simd>(s: S, from: &[u8], scale: f32, out: &mut [f32]) {
-    if !Scales::folds(scale) || s.has_e4m3_nan(from) {
-        for (out, &byte) in out.iter_mut().zip(from) {
-            *out = crate::e4m3_to_f32(byte) * scale;
+fn decode_blocks<S: Simd, E: Element>(
+    s: S,
+    from: &[E],
+    (scales, block_cols): (&[f32], usize),
+    start: usize,
+    out: &mut [f32],
+) {
+    let mut done = 0;
+    while done < from.len() {
+        let col = start + done;
+        let run = (block_cols - col % block_cols).min(from.len() - done);
+        decode_scaled(s, &from[done..][..run], scales[col / block_cols], &mut out[done..][..run]);
+        done += run;
+    }
+}
+
+/// A run of elements under one scale.
+#[inline(always)]
+fn decode_scaled<S: Simd, E: Element>(s: S, from: &[E], scale: f32, out: &mut [f32]) {
+    if !Scales::folds(scale) || E::has_nan(s, from) {
+        for (out, &element) in out.iter_mut().zip(from) {
+            *out = element.value() * scale;
         }
         return;
     }
-    let factor = s.splat(scale * E4M3_UNIT);
+    let factor = s.splat(scale * E::UNIT);
     let (chunks, tail) = from.as_chunks::<LANES>();
     let (out_chunks, out_tail) = out.as_chunks_mut::<LANES>();
     for (out, chunk) in out_chunks.iter_mut().zip(chunks) {
-        s.store(s.mul(s.load_e4m3_finite(chunk), factor), out);
+        s.store(s.mul(E::load(s, chunk), factor), out);
     }
     if !tail.is_empty() {
         let mut lanes = [0.0; LANES];
-        s.store(s.mul(s.load_e4m3_finite(&padded(tail)), factor), &mut lanes);
+        s.store(s.mul(E::load(s, &padded(tail)), factor), &mut lanes);
         out_tail.copy_from_slice(&lanes[..tail.len()]);
     }
 }

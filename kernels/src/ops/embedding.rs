@@ -7,7 +7,7 @@ use crate::{DType, KernelError, Result, Tensor, Weight};
 pub fn embedding(table: &Weight, ids: &Tensor) -> Result<Tensor> {
     const OP: &str = "embedding";
     if table.num_experts() != 1 {
-        return Err(KernelError::shape(OP, "table", "[V, D]", table.data().shape()));
+        return Err(KernelError::shape(OP, "table", "[V, D]", &table.shape()));
     }
     let [tokens] = ids.dims(OP, "ids", "[T]")?;
     let ids = ids.u32s(OP, "ids")?;

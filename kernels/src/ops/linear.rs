@@ -10,7 +10,7 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     let [tokens, k] = x.dims(OP, "x", "[T, K]")?;
     let n = weight.rows();
     if k != weight.cols() || weight.num_experts() != 1 {
-        return Err(KernelError::shape(OP, "weight", format!("[1, N, {k}]"), weight.data().shape()));
+        return Err(KernelError::shape(OP, "weight", format!("[1, N, {k}]"), &weight.shape()));
     }
     if let Some(bias) = bias.filter(|b| b.shape() != [n]) {
         return Err(KernelError::shape(OP, "bias", format!("[{n}]"), bias.shape()));

@@ -37,11 +37,11 @@ impl MlaDims {
 
     fn check_kv_b(&self, op: &'static str, kv_b: &Weight) -> Result<()> {
         let rows = self.num_heads * (self.qk_nope_head_dim + self.v_head_dim);
-        if kv_b.data().shape() == [1, rows, self.kv_lora_rank] {
+        if kv_b.shape() == [1, rows, self.kv_lora_rank] {
             return Ok(());
         }
         let expected = format!("[1, {rows}, {}]", self.kv_lora_rank);
-        Err(KernelError::shape(op, "kv_b", expected, kv_b.data().shape()))
+        Err(KernelError::shape(op, "kv_b", expected, &kv_b.shape()))
     }
 }
 

@@ -22,17 +22,17 @@ pub struct Experts {
 pub fn moe_experts(x: &Tensor, routing: &Routing, experts: &Experts) -> Result<Tensor> {
     const OP: &str = "moe_experts";
     let [tokens, dim] = x.dims(OP, "x", "[T, D]")?;
-    let [count, inter, cols] = experts.gate.data().dims(OP, "gate", "[E, I, D]")?;
+    let [count, inter, cols] = experts.gate.shape();
     if cols != dim {
-        return Err(KernelError::shape(OP, "gate", format!("[E, I, {dim}]"), experts.gate.data().shape()));
+        return Err(KernelError::shape(OP, "gate", format!("[E, I, {dim}]"), &experts.gate.shape()));
     }
-    if experts.up.data().shape() != [count, inter, dim] {
+    if experts.up.shape() != [count, inter, dim] {
         let expected = format!("[{count}, {inter}, {dim}]");
-        return Err(KernelError::shape(OP, "up", expected, experts.up.data().shape()));
+        return Err(KernelError::shape(OP, "up", expected, &experts.up.shape()));
     }
-    if experts.down.data().shape() != [count, dim, inter] {
+    if experts.down.shape() != [count, dim, inter] {
         let expected = format!("[{count}, {dim}, {inter}]");
-        return Err(KernelError::shape(OP, "down", expected, experts.down.data().shape()));
+        return Err(KernelError::shape(OP, "down", expected, &experts.down.shape()));
     }
     let [rows, top_k] = routing.experts.dims(OP, "routing", "[T, K]")?;
     if rows != tokens || routing.weights.shape() != [tokens, top_k] {

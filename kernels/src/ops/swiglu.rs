@@ -8,11 +8,11 @@ pub fn swiglu(x: &Tensor, gate: &Weight, up: &Weight) -> Result<Tensor> {
     const OP: &str = "swiglu";
     let [tokens, k] = x.dims(OP, "x", "[T, K]")?;
     if k != gate.cols() || gate.num_experts() != 1 {
-        return Err(KernelError::shape(OP, "gate", format!("[1, I, {k}]"), gate.data().shape()));
+        return Err(KernelError::shape(OP, "gate", format!("[1, I, {k}]"), &gate.shape()));
     }
-    if gate.data().shape() != up.data().shape() {
-        let expected = format!("gate's {:?}", gate.data().shape());
-        return Err(KernelError::shape(OP, "up", expected, up.data().shape()));
+    if gate.shape() != up.shape() {
+        let expected = format!("gate's {:?}", gate.shape());
+        return Err(KernelError::shape(OP, "up", expected, &up.shape()));
     }
     let x = x.f32s(OP, "x")?;
     let mut out = Tensor::output(&gate.device(), DType::F32, &[tokens, gate.rows()])?;

@@ -34,6 +34,37 @@ macro_rules! lanewise {
     };
 }
 
+/// Sixteen bytes as `f32`.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn widen_i8(bytes: __m128i) -> Pair {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
+        ]
+    }
+}
+
+/// `table` at sixteen 4-bit codes, low halves first.
+///
+/// # Safety
+/// The processor has SSSE3.
+#[inline(always)]
+pub(super) unsafe fn look_up_nibbles(from: &[u8; LANES / 2], table: &[i8; 16]) -> __m128i {
+    // SAFETY: the caller's promise; the arrays are 8 and 16 readable bytes.
+    unsafe {
+        let bytes = _mm_loadl_epi64(from.as_ptr().cast());
+        let mask = _mm_set1_epi8(15);
+        let (low, high) = (_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask));
+        let codes = _mm_unpacklo_epi8(low, high);
+        _mm_shuffle_epi8(_mm_loadu_si128(table.as_ptr().cast()), codes)
+    }
+}
+
 impl Simd for Avx2 {
     type V = Pair;
     const WIDE: bool = false;
@@ -142,6 +173,18 @@ impl Simd for Avx2 {
                 _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
             ]
         }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> Pair {
+        // SAFETY: the array is 16 readable bytes; the token proves AVX2.
+        unsafe { widen_i8(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8; LANES / 2], table: &[i8; 16]) -> Pair {
+        // SAFETY: the token proves AVX2 and what it includes; the arrays are 8 and 16 readable bytes.
+        unsafe { widen_i8(look_up_nibbles(from, table)) }
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::avx2::look_up_nibbles;
 use super::{LANES, Simd};
 
 /// Proof that AVX-512 F, BW, DQ and VL are there.
@@ -145,6 +146,18 @@ impl Simd for Avx512 {
             let placed = _mm256_slli_epi16::<7>(words);
             _mm512_cvtph_ps(_mm256_and_si256(placed, _mm256_set1_epi16(0xBF80_u16 as i16)))
         }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> __m512 {
+        // SAFETY: the token proves AVX-512F; the array is 16 readable bytes.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8; LANES / 2], table: &[i8; 16]) -> __m512 {
+        // SAFETY: the token proves AVX-512F, which includes SSSE3.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(look_up_nibbles(from, table))) }
     }
 
     #[inline(always)]

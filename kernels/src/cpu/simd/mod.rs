@@ -60,6 +60,9 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// By way of half precision, whose conversion takes subnormals in its stride; placed straight into an `f32` they would be
     /// subnormal there too, and a multiplication with one costs hundreds of cycles.
     fn load_e4m3_finite(self, from: &[u8; LANES]) -> Self::V;
+    fn load_i8(self, from: &[i8; LANES]) -> Self::V;
+    /// What `table` holds for sixteen 4-bit codes: lane `2j` has the low half of byte `j`, lane `2j + 1` the high half.
+    fn load_nibbles(self, from: &[u8; LANES / 2], table: &[i8; 16]) -> Self::V;
     /// Asks for one cache line. A hint: any address will do.
     fn prefetch_line(self, address: *const u8);
     /// Whether a byte is one of e4m3fn's two NaNs.

@@ -115,6 +115,25 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> Lanes {
+        let mut out = Lanes([0.0; LANES]);
+        for i in 0..LANES {
+            out.0[i] = f32::from(from[i]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn load_nibbles(self, from: &[u8; LANES / 2], table: &[i8; 16]) -> Lanes {
+        let mut out = Lanes([0.0; LANES]);
+        for i in 0..LANES {
+            let code = from[i / 2] >> (i % 2 * 4) & 15;
+            out.0[i] = f32::from(table[usize::from(code)]);
+        }
+        out
+    }
+
+    #[inline(always)]
     fn prefetch_line(self, _: *const u8) {}
 
     #[inline(always)]
