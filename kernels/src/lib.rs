@@ -24,7 +24,7 @@ pub mod ops;
 pub mod reference;
 
 #[cfg(feature = "cuda-host")]
-pub use cuda::CudaDevice;
+pub use cuda::{CudaDevice, Recording};
 pub use device::{CudaOptions, Device, Precision};
 pub use dtype::{DType, e2m1_to_f32, e4m3_to_f32, e8m0_to_f32, f32_to_e4m3};
 pub use error::{KernelError, Result};

@@ -134,6 +134,27 @@ impl Tensor {
         }
     }
 
+    /// Replaces all values of a `U32` tensor where it lies, in stream order: the next inputs of a recorded step.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for another number of values, [`KernelError::Aliased`] if the storage is shared.
+    pub fn write_u32(&mut self, values: &[u32]) -> Result<()> {
+        const OP: &str = "write_u32";
+        self.expect_dtype(DType::U32, "U32", OP, "tensor")?;
+        if values.len() != self.len() {
+            return Err(KernelError::shape(OP, "tensor", format!("{} values", values.len()), &self.shape));
+        }
+        #[cfg(feature = "cuda-host")]
+        if let Storage::Cuda(storage) = &mut self.storage {
+            let storage = Arc::get_mut(storage).ok_or(KernelError::Aliased { op: OP, arg: "tensor" })?;
+            storage.buffer.upload(bytemuck::cast_slice(values))?;
+            storage.host = Some(values.to_vec());
+            return Ok(());
+        }
+        self.bytes_mut(OP, "tensor")?.copy_from_slice(bytemuck::cast_slice(values));
+        Ok(())
+    }
+
     /// The same elements on `device`, to be kept there; a clone if they are there already.
     ///
     /// # Errors

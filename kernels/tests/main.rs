@@ -4,6 +4,7 @@
 
 mod common;
 
+mod device;
 mod elementwise;
 mod embedding;
 mod gate;

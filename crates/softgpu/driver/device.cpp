@@ -74,6 +74,12 @@ CUDA_API CUresult softgpu_set_kernels(const char* paths) {
     return CUDA_SUCCESS;
 }
 
+/// The next launch of this kernel fails, as by a defect of the hardware.
+CUDA_API CUresult softgpu_fail_next(const char* kernel) {
+    Driver::get().config.failing = kernel;
+    return CUDA_SUCCESS;
+}
+
 /// How later launches run.
 CUDA_API CUresult softgpu_configure(int schedule, int copies, uint64_t seed) {
     if (schedule < 0 || schedule > 3 || copies < 0 || copies > 2) return fail(CUDA_ERROR_INVALID_VALUE, "no such schedule or mode of copies");

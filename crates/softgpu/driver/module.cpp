@@ -235,6 +235,10 @@ CUDA_API CUresult cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned gr
     Function function = *handle;
     return stream->submit([=]() -> CUresult {
         Config& config = Driver::get().config;
+        if (config.failing == function.kernel.name) {
+            config.failing.clear();
+            return fail(CUDA_ERROR_LAUNCH_FAILED, "kernel %s: a fault that a test asked for", function.kernel.name);
+        }
         std::vector<void*> pointers;
         for (auto& value : *values) pointers.push_back(value.data());
         simt::Launch launch{function.kernel.name, function.kernel.call, pointers.data(), grid, block, shared, config.schedule, config.copies,

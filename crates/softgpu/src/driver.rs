@@ -41,6 +41,7 @@ pub struct Driver {
     reset_errors: unsafe extern "C" fn() -> c_int,
     live_allocations: unsafe extern "C" fn(c_int) -> usize,
     set_kernels: unsafe extern "C" fn(*const c_char) -> c_int,
+    fail_next: unsafe extern "C" fn(*const c_char) -> c_int,
 }
 
 /// Builds `libcuda.so.1` and `libnccl.so` and gives the folder that holds them, fit for `LD_LIBRARY_PATH`.
@@ -104,6 +105,7 @@ fn open() -> Result<Driver, Error> {
             reset_errors: symbol(cuda, c"softgpu_reset_errors")?,
             live_allocations: symbol(cuda, c"softgpu_live_allocations")?,
             set_kernels: symbol(cuda, c"softgpu_set_kernels")?,
+            fail_next: symbol(cuda, c"softgpu_fail_next")?,
         })
     }
 }
@@ -150,6 +152,12 @@ impl Driver {
         // SAFETY: the driver copies the C string.
         unsafe { (self.set_kernels)(list.as_ptr()) };
         Ok(())
+    }
+
+    /// Makes the next launch of `kernel` fail, and with it the device, as a defect of the hardware would.
+    pub fn fail_next(&self, kernel: &CStr) {
+        // SAFETY: the driver copies the C string.
+        unsafe { (self.fail_next)(kernel.as_ptr()) };
     }
 
     /// The process's last error in words: for a faulted kernel its name, block, thread, source line and cause.

@@ -18,6 +18,8 @@ pub(super) struct Arena {
     chunks: BTreeMap<u64, u64>,
     used: u64,
     peak: u64,
+    /// Ranges taken since `note`, while a step is recorded.
+    noted: Option<Vec<(u64, u64)>>,
 }
 
 /// What a range of `bytes` takes up.
@@ -36,6 +38,9 @@ impl Arena {
         }
         self.used += needed;
         self.peak = self.peak.max(self.used);
+        if let Some(noted) = &mut self.noted {
+            noted.push((start, needed));
+        }
         Some(start)
     }
 
@@ -60,6 +65,25 @@ impl Arena {
         self.free.insert(start, size);
     }
 
+    /// Starts to note every range that is taken.
+    pub(super) fn note(&mut self) {
+        self.noted = Some(Vec::new());
+    }
+
+    /// The ranges taken since `note`, each once.
+    pub(super) fn noted(&mut self) -> Vec<(u64, u64)> {
+        let mut noted = self.noted.take().unwrap_or_default();
+        noted.sort_unstable();
+        noted.dedup();
+        noted
+    }
+
+    /// Whether nobody has taken any part of a range.
+    pub(super) fn is_free(&self, start: u64, bytes: u64) -> bool {
+        let before = self.free.range(..=start).next_back();
+        before.is_some_and(|(&free, &size)| start + bytes <= free + size)
+    }
+
     /// Adds a chunk of device memory.
     pub(super) fn add_chunk(&mut self, start: u64, bytes: u64) {
         self.chunks.insert(start, bytes);
@@ -74,11 +98,6 @@ impl Arena {
     /// Most bytes that were taken at once.
     pub(super) fn peak_bytes(&self) -> u64 {
         self.peak
-    }
-
-    /// Bytes taken now.
-    pub(super) fn used_bytes(&self) -> u64 {
-        self.used
     }
 
     /// Bytes of all chunks.
@@ -114,8 +133,22 @@ mod tests {
         let first = step(&mut arena);
         assert_eq!(first[0], first[2], "freed memory is used again at once");
         assert_eq!(step(&mut arena), first);
-        assert_eq!(arena.used_bytes(), 0);
+        assert_eq!(arena.used, 0);
         assert_eq!(arena.peak_bytes(), 1024 + 5120 + 512);
+    }
+
+    #[test]
+    fn a_recording_knows_its_ranges() {
+        let mut arena = arena(1 << 16);
+        arena.note();
+        let (a, b) = (arena.take(256).unwrap(), arena.take(512).unwrap());
+        arena.give(a, 256);
+        assert_eq!(arena.take(256), Some(a));
+        arena.give(a, 256);
+        assert_eq!(arena.noted(), [(a, 256), (b, 512)]);
+        assert!(arena.is_free(a, 256) && !arena.is_free(a, 512) && !arena.is_free(b, 512));
+        arena.give(b, 512);
+        assert!(arena.is_free(a, 768) && !arena.is_free(a, 1 << 17));
     }
 
     #[test]

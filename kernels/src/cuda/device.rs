@@ -8,7 +8,8 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use crate::cuda::arena::Arena;
 use crate::cuda::fault::FaultRecord;
-use crate::cuda::{Args, image};
+use crate::cuda::staging::Staging;
+use crate::cuda::{Args, DeviceBuffer, image};
 use crate::device::{CudaOptions, Precision};
 use crate::{DType, KernelError, Result};
 
@@ -43,6 +44,7 @@ struct Inner {
     fault: sys::CUdeviceptr,
     kernels: Mutex<Kernels>,
     arena: Mutex<Arena>,
+    staging: Mutex<Staging>,
 }
 
 /// Modules and functions, loaded on first use, and the stems launched last.
@@ -138,6 +140,7 @@ impl CudaDevice {
             fault,
             kernels: Mutex::default(),
             arena: Mutex::default(),
+            staging: Mutex::default(),
         };
         let device = Self { inner: Arc::new(inner) };
         device.clear_fault_record()?;
@@ -369,6 +372,35 @@ impl CudaDevice {
         arena.take(bytes).ok_or_else(|| self.error("step memory", "a fresh chunk is too small".into()))
     }
 
+    /// From here on every range of step memory that is taken is noted.
+    pub(super) fn note_step_memory(&self) {
+        lock(&self.inner.arena).note();
+    }
+
+    /// The ranges noted.
+    pub(super) fn noted_step_memory(&self) -> Vec<(u64, u64)> {
+        lock(&self.inner.arena).noted()
+    }
+
+    /// Whether no tensor lies in a range of step memory.
+    pub(super) fn is_step_memory_free(&self, start: u64, bytes: u64) -> bool {
+        lock(&self.inner.arena).is_free(start, bytes)
+    }
+
+    /// Copies host bytes to a buffer of this device, through page-locked memory and in stream order.
+    pub(super) fn upload(&self, buffer: &DeviceBuffer, bytes: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream is alive.
+        let status = self.check("upload", unsafe { result::stream::is_capturing(self.stream()) })?;
+        if status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE {
+            return Err(
+                self.error("upload", "a step that is being recorded cannot copy from the host".into())
+            );
+        }
+        // SAFETY: the buffer is alive, is this device's and has room for the bytes, as its own upload has checked.
+        unsafe { lock(&self.inner.staging).upload(self, buffer.address(), bytes) }
+    }
+
     pub(super) fn give_step_memory(&self, address: sys::CUdeviceptr, bytes: usize) {
         lock(&self.inner.arena).give(address, bytes);
     }
@@ -398,6 +430,7 @@ impl Drop for Inner {
             return;
         }
         let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let staging = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner);
         let arena = self.arena.get_mut().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the last handle is gone, so nobody can queue more work or use these handles; the wait ends what runs.
         unsafe {
@@ -405,6 +438,7 @@ impl Drop for Inner {
             for module in kernels.modules.values() {
                 let _ = result::module::unload(*module);
             }
+            staging.release();
             for chunk in arena.chunks() {
                 let _ = result::free_sync(chunk);
             }

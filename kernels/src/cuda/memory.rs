@@ -63,16 +63,13 @@ impl DeviceBuffer {
         self.device.check("memset", done)
     }
 
-    /// Copies host bytes in, in stream order. The driver has taken the bytes when this returns.
+    /// Copies host bytes in, in stream order. The bytes are no longer needed when this returns.
     pub(crate) fn upload(&self, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= self.bytes, "an upload fits its buffer");
         if bytes.is_empty() {
             return Ok(());
         }
-        self.device.bind()?;
-        // SAFETY: the range is this buffer's own; from pageable memory the driver copies the source before it returns.
-        let done = unsafe { result::memcpy_htod_async(self.address, bytes, self.device.stream()) };
-        self.device.check("upload", done)
+        self.device.upload(self, bytes)
     }
 
     /// The first `bytes` bytes, after everything asked of the device is done.

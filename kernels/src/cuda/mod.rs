@@ -10,10 +10,13 @@ mod args;
 mod device;
 pub(crate) mod elementwise;
 mod fault;
+mod graph;
 mod image;
 mod memory;
+mod staging;
 
 pub use device::CudaDevice;
+pub use graph::Recording;
 
 pub(crate) use args::Args;
 pub(crate) use device::Launch;
