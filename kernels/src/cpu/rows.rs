@@ -8,15 +8,18 @@ use super::parallel::{Disjoint, for_each};
 use super::simd::{LANES, Simd};
 use crate::{RopeLayout, Weight};
 
-/// Rows `ids` of `table` `[V, D]` into `out` `[T, D]`.
-pub fn embedding(level: Level, table: &Weight, ids: &[u32], out: &mut [f32]) {
+/// Rows `ids` of a token table into `out` `[T, D]`; `table` begins with row `first`, and a row beyond it is zeros.
+pub fn embedding(level: Level, table: &Weight, ids: &[u32], first: usize, out: &mut [f32]) {
     let table = Matrix::new(table, 0);
     let (dim, work) = (table.cols, out.len());
     let target = Disjoint::new(out);
     for_each(ids.len(), work, |t| {
         // SAFETY: every task has its own row.
         let out = unsafe { target.part(t * dim, dim) };
-        level.run(DecodeRow { table: &table, row: ids[t] as usize, out });
+        match (ids[t] as usize).checked_sub(first).filter(|&row| row < table.rows) {
+            Some(row) => level.run(DecodeRow { table: &table, row, out }),
+            None => out.fill(0.0),
+        }
     });
 }
 

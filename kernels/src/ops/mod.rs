@@ -15,7 +15,7 @@ mod rope;
 mod swiglu;
 
 pub use elementwise::{add_assign, concat_cols, gather_rows};
-pub use embedding::embedding;
+pub use embedding::{embedding, embedding_shard};
 pub use gate::{GateConfig, GroupScore, Routing, Scoring, route};
 pub use gqa::paged_gqa;
 pub use kv_write::{gqa_kv_write, mla_kv_write};
