@@ -58,6 +58,11 @@ impl Device {
         })
     }
 
+    /// Whether this build has the CUDA backend.
+    pub const fn is_cuda_built() -> bool {
+        cfg!(feature = "cuda-host")
+    }
+
     /// How many GPUs a driver offers; 0 where this build, the machine or the driver has none.
     pub fn cuda_count() -> usize {
         #[cfg(feature = "cuda-host")]

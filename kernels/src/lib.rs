@@ -15,6 +15,7 @@ mod device;
 mod dtype;
 mod error;
 mod host;
+mod recording;
 mod rope;
 mod tensor;
 mod weight;
@@ -24,10 +25,11 @@ pub mod ops;
 pub mod reference;
 
 #[cfg(feature = "cuda-host")]
-pub use cuda::{CudaDevice, Recording};
+pub use cuda::CudaDevice;
 pub use device::{CudaOptions, Device, Precision};
 pub use dtype::{DType, e2m1_to_f32, e4m3_to_f32, e8m0_to_f32, f32_to_e4m3};
 pub use error::{KernelError, Result};
+pub use recording::Recording;
 pub use rope::{RopeLayout, RopeTable};
 pub use tensor::Tensor;
 pub use weight::{BlockScales, GroupScales, Weight, WeightFormat};

@@ -4,7 +4,8 @@
 
 use kernels::cpu::CacheRows;
 use kernels::ops::{self, PagedBatch};
-use kernels::{DType, Device, KernelError, Tensor};
+use kernels::{DType, Device, KernelError, Precision, Tensor};
+use testkit::soft_gpu;
 
 use crate::common::{ids, packed, tensor, values};
 
@@ -120,4 +121,30 @@ fn lists_that_do_not_fit_are_refused() {
     assert!(matches!(new(4, &[(1, 5, &[0])]), Err(KernelError::Value { .. })));
     let step = new(4, &[(2, 6, &[9, 3])]).unwrap();
     assert_eq!(step.slot_mapping.to_vec_u32().unwrap(), [12, 13]);
+}
+
+#[test]
+fn a_batch_in_place_is_the_batch_made_anew() {
+    let gpu = soft_gpu();
+    for device in [Device::Cpu, gpu.device(Precision::F32)] {
+        let mut batch = PagedBatch::resident(&device, 4, 2, 3).unwrap();
+        for sequences in [[(1, 5, &[7, 2][..]), (1, 1, &[0])], [(1, 12, &[1, 2, 3]), (1, 4, &[9])]] {
+            batch.rewrite(&sequences).unwrap();
+            let fresh = PagedBatch::new(&device, 4, &sequences).unwrap();
+            for (ours, theirs) in [
+                (&batch.query_start, &fresh.query_start),
+                (&batch.context_lens, &fresh.context_lens),
+                (&batch.slot_mapping, &fresh.slot_mapping),
+            ] {
+                assert_eq!(ours.to_vec_u32().unwrap(), theirs.to_vec_u32().unwrap());
+            }
+            let (table, width) = (batch.block_tables.to_vec_u32().unwrap(), fresh.block_tables.dim(1));
+            for (row, blocks) in fresh.block_tables.to_vec_u32().unwrap().chunks(width).enumerate() {
+                assert_eq!(table[row * 3..][..width], *blocks);
+                assert!(table[row * 3 + width..][..3 - width].iter().all(|&block| block == u32::MAX));
+            }
+        }
+        assert!(batch.rewrite(&[(1, 1, &[0][..])]).is_err(), "another number of sequences");
+        assert!(batch.rewrite(&[(1, 13, &[0, 1, 2, 3][..]), (1, 1, &[0])]).is_err(), "a longer table");
+    }
 }

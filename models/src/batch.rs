@@ -1,7 +1,7 @@
 //! [`Batch`]: the device tensors of one step.
 
 use kernels::ops::PagedBatch;
-use kernels::{Device, Tensor};
+use kernels::{DType, Device, Tensor};
 
 use crate::{ModelError, Result};
 
@@ -36,6 +36,35 @@ impl Batch {
             positions: Tensor::from_u32(&device, &[tokens], positions)?,
             paged,
         })
+    }
+
+    /// The batch of a step to be recorded: `count` sequences of one new token each with tables of `width` blocks, in
+    /// memory that is kept. Write it with [`Batch::rewrite`] before each use.
+    ///
+    /// # Errors
+    /// If device memory is spent.
+    pub fn resident(device: &Device, block_size: usize, count: usize, width: usize) -> Result<Self> {
+        Ok(Self {
+            token_ids: Tensor::zeros(device, DType::U32, &[count])?,
+            positions: Tensor::zeros(device, DType::U32, &[count])?,
+            paged: PagedBatch::resident(device, block_size, count, width)?,
+        })
+    }
+
+    /// Puts another step in place of this one, of the same number of sequences and new tokens; `sequences` as in
+    /// [`PagedBatch::new`].
+    ///
+    /// # Errors
+    /// Another number of tokens or sequences, and what [`PagedBatch::new`] refuses.
+    pub fn rewrite(
+        &mut self,
+        token_ids: &[u32],
+        positions: &[u32],
+        sequences: &[(usize, usize, &[u32])],
+    ) -> Result<()> {
+        self.token_ids.write_u32(token_ids)?;
+        self.positions.write_u32(positions)?;
+        Ok(self.paged.rewrite(sequences)?)
     }
 
     /// New tokens `T`.

@@ -1,26 +1,17 @@
-//! [`Recording`]: a step captured as a CUDA graph, to be replayed with other inputs in the same memory.
+//! [`Graph`]: a step captured from the stream, and the step memory that its kernels use.
 
 use cudarc::driver::{result, sys};
 
 use crate::cuda::CudaDevice;
 use crate::{KernelError, Result};
 
-/// A captured step. Replaying it runs the same kernels on the same addresses: whatever lies there now is the input.
-///
-/// The caller keeps everything alive that the step reads (weights, caches, inputs). The step's scratch memory must be
-/// free again whenever it is replayed: drop other steps' tensors first.
-#[derive(Debug)]
-pub struct Recording<T> {
-    graph: Graph,
-    scratch: Vec<(u64, u64)>,
-    value: T,
-}
-
 /// The driver's executable graph.
 #[derive(Debug)]
-struct Graph {
+pub(crate) struct Graph {
     device: CudaDevice,
     exec: sys::CUgraphExec,
+    /// Ranges of step memory that the kernels write, the step's results not included.
+    scratch: Vec<(u64, u64)>,
 }
 
 // SAFETY: the handle may be used from any thread with the context bound.
@@ -30,29 +21,8 @@ unsafe impl Send for Graph {}
 unsafe impl Sync for Graph {}
 
 impl CudaDevice {
-    /// Runs `step` once in the ordinary way, which loads its kernels and sizes the step memory, then records it.
-    /// Nothing of the recording has run yet: call [`Recording::replay`] for its results.
-    ///
-    /// # Errors
-    /// What `step` says; [`KernelError::Cuda`] if it does something that cannot be recorded, such as an upload.
-    pub fn record<T, E: From<KernelError>>(
-        &self,
-        mut step: impl FnMut() -> std::result::Result<T, E>,
-    ) -> std::result::Result<Recording<T>, E> {
-        drop(step()?);
-        self.begin_recording()?;
-        let value = step();
-        // The capture must end, whatever the step said.
-        let graph = self.end_recording();
-        let value = value?;
-        let (exec, touched) = graph?;
-        let graph = Graph { device: self.clone(), exec };
-        let scratch = touched.into_iter().filter(|&(start, bytes)| self.is_step_memory_free(start, bytes));
-        Ok(Recording { scratch: scratch.collect(), graph, value })
-    }
-
     /// Starts the capture; every range of step memory taken from here on is noted.
-    fn begin_recording(&self) -> Result<()> {
+    pub(crate) fn begin_recording(&self) -> Result<()> {
         self.bind()?;
         self.note_step_memory();
         // Relaxed: step memory may still grow while the step is recorded.
@@ -61,9 +31,9 @@ impl CudaDevice {
         self.check("graph capture", unsafe { result::stream::begin_capture(self.stream(), mode) })
     }
 
-    /// Ends the capture: the executable graph, and the step memory it uses.
-    fn end_recording(&self) -> Result<(sys::CUgraphExec, Vec<(u64, u64)>)> {
-        let touched = self.noted_step_memory();
+    /// Ends the capture.
+    pub(crate) fn end_recording(&self) -> Result<Graph> {
+        let scratch = self.noted_step_memory();
         // SAFETY: the stream is alive and capturing; the graph is destroyed once it is instantiated.
         let exec = unsafe {
             result::stream::end_capture(self.stream()).and_then(|graph| {
@@ -72,31 +42,32 @@ impl CudaDevice {
                 exec
             })
         };
-        Ok((self.check("graph capture", exec)?, touched))
+        Ok(Graph { device: self.clone(), exec: self.check("graph capture", exec)?, scratch })
     }
 }
 
-impl<T> Recording<T> {
-    /// Queues the step again. The results appear in [`Recording::value`], in stream order.
+impl Graph {
+    /// Called while the step's results are alive and nothing else of it is: what is free now is scratch.
+    pub(crate) fn with_scratch(mut self) -> Self {
+        let device = self.device.clone();
+        self.scratch.retain(|&(start, bytes)| device.is_step_memory_free(start, bytes));
+        self
+    }
+
+    /// Queues the graph.
     ///
     /// # Errors
-    /// [`KernelError::Value`] if tensors of another step still lie in this one's scratch memory.
-    pub fn replay(&self) -> Result<&T> {
-        let Graph { device, exec } = &self.graph;
-        let busy = self.scratch.iter().find(|&&(start, bytes)| !device.is_step_memory_free(start, bytes));
+    /// [`KernelError::Value`] if tensors lie in its scratch memory.
+    pub(crate) fn launch(&self) -> Result<()> {
+        let Self { device, exec, scratch } = self;
+        let busy = scratch.iter().find(|&&(start, bytes)| !device.is_step_memory_free(start, bytes));
         if let Some((start, bytes)) = busy {
             let found = format!("{bytes} bytes at {start:#x} in use");
             return Err(KernelError::value("replay", "step memory", "tensors of other steps dropped", found));
         }
         device.bind()?;
-        // SAFETY: graph and stream are alive; the caller keeps what the graph reads alive.
-        device.check("graph launch", unsafe { result::graph::launch(*exec, device.stream()) })?;
-        Ok(&self.value)
-    }
-
-    /// What the step returned: its tensors hold the results of the latest replay.
-    pub fn value(&self) -> &T {
-        &self.value
+        // SAFETY: graph and stream are alive; the recording's owner keeps what the graph reads alive.
+        device.check("graph launch", unsafe { result::graph::launch(*exec, device.stream()) })
     }
 }
 

@@ -16,8 +16,8 @@ mod memory;
 mod staging;
 
 pub use device::CudaDevice;
-pub use graph::Recording;
 
 pub(crate) use args::Args;
 pub(crate) use device::Launch;
+pub(crate) use graph::Graph;
 pub(crate) use memory::DeviceBuffer;

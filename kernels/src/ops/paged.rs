@@ -22,15 +22,20 @@ pub struct PagedBatch {
     pub block_size: usize,
 }
 
-impl PagedBatch {
-    /// Builds and checks the paging of a step from host lists, one entry per sequence: the number of new tokens, the
-    /// number of keys after the step, and the block table.
-    pub fn new(device: &Device, block_size: usize, sequences: &[(usize, usize, &[u32])]) -> Result<Self> {
+/// The values of the four tensors.
+struct Lists {
+    starts: Vec<u32>,
+    lens: Vec<u32>,
+    tables: Vec<u32>,
+    slots: Vec<u32>,
+}
+
+impl Lists {
+    fn new(block_size: usize, width: usize, sequences: &[(usize, usize, &[u32])]) -> Result<Self> {
         const OP: &str = "paged_batch";
         if block_size == 0 {
             return Err(KernelError::value(OP, "block_size", "at least 1", 0));
         }
-        let width = sequences.iter().map(|s| s.2.len()).max().unwrap_or(0);
         let mut starts = vec![0];
         let (mut lens, mut tables, mut slots) = (Vec::new(), Vec::new(), Vec::new());
         for &(new, context, blocks) in sequences {
@@ -47,14 +52,56 @@ impl PagedBatch {
             tables.extend_from_slice(blocks);
             tables.resize(lens.len() * width, u32::MAX);
         }
-        let count = sequences.len();
+        Ok(Self { starts, lens, tables, slots })
+    }
+}
+
+impl PagedBatch {
+    /// Builds and checks the paging of a step from host lists, one entry per sequence: the number of new tokens, the
+    /// number of keys after the step, and the block table.
+    pub fn new(device: &Device, block_size: usize, sequences: &[(usize, usize, &[u32])]) -> Result<Self> {
+        let width = sequences.iter().map(|s| s.2.len()).max().unwrap_or(0);
+        let Lists { starts, lens, tables, slots } = Lists::new(block_size, width, sequences)?;
         Ok(Self {
-            query_start: Tensor::from_u32(device, &[count + 1], &starts)?,
-            context_lens: Tensor::from_u32(device, &[count], &lens)?,
-            block_tables: Tensor::from_u32(device, &[count, width], &tables)?,
+            query_start: Tensor::from_u32(device, &[starts.len()], &starts)?,
+            context_lens: Tensor::from_u32(device, &[lens.len()], &lens)?,
+            block_tables: Tensor::from_u32(device, &[lens.len(), width], &tables)?,
             slot_mapping: Tensor::from_u32(device, &[slots.len()], &slots)?,
             block_size,
         })
+    }
+
+    /// The paging of a step to be recorded: `count` sequences of one new token each with tables of `width` blocks, in
+    /// memory that is kept. Write it with [`PagedBatch::rewrite`] before each use.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn resident(device: &Device, block_size: usize, count: usize, width: usize) -> Result<Self> {
+        let zeros = |shape: &[usize]| Tensor::zeros(device, DType::U32, shape);
+        Ok(Self {
+            query_start: zeros(&[count + 1])?,
+            context_lens: zeros(&[count])?,
+            block_tables: zeros(&[count, width])?,
+            slot_mapping: zeros(&[count])?,
+            block_size,
+        })
+    }
+
+    /// Puts another step's paging in place of this one's, of the same number of sequences and new tokens.
+    ///
+    /// # Errors
+    /// As [`PagedBatch::new`], and for another number of sequences, tokens, or longer tables.
+    pub fn rewrite(&mut self, sequences: &[(usize, usize, &[u32])]) -> Result<()> {
+        let width = self.block_tables.dim(1);
+        if let Some(longest) = sequences.iter().map(|s| s.2.len()).find(|&len| len > width) {
+            let expected = format!("tables of at most {width} blocks");
+            return Err(KernelError::value("paged_batch", "block_tables", expected, longest));
+        }
+        let Lists { starts, lens, tables, slots } = Lists::new(self.block_size, width, sequences)?;
+        self.query_start.write_u32(&starts)?;
+        self.context_lens.write_u32(&lens)?;
+        self.block_tables.write_u32(&tables)?;
+        self.slot_mapping.write_u32(&slots)
     }
 
     /// New tokens `T` of the step.
