@@ -37,6 +37,8 @@ Config::Config() {
     threads = std::max(1, atoi(variable("SOFTGPU_THREADS", "1").c_str()));
     late_streams = choice("SOFTGPU_STREAMS", {"eager", "late"}) == 1;
     kernels = variable("SOFTGPU_KERNELS", "");
+    driver_version = atoi(variable("SOFTGPU_DRIVER_VERSION", "13000").c_str());
+    capability = atoi(variable("SOFTGPU_CAPABILITY", "80").c_str());
     schedule = simt::Schedule(choice("SOFTGPU_SCHEDULE", {"round-robin", "shuffled", "ahead", "random"}));
     copies = simt::Copies(choice("SOFTGPU_COPIES", {"lazy", "eager", "random"}));
     seed = strtoull(variable("SOFTGPU_SEED", "1").c_str(), nullptr, 10);
@@ -116,7 +118,7 @@ CUDA_API CUresult cuInit(unsigned flags) {
 }
 
 CUDA_API CUresult cuDriverGetVersion(int* version) {
-    *version = 12080;
+    *version = Driver::get().config.driver_version;
     return CUDA_SUCCESS;
 }
 
@@ -176,13 +178,15 @@ CUDA_API CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice handl
         {16, 108}, {39, 2048}, {106, 32}, {111, 1024},   // multiprocessors, threads and blocks on each, reserved shared memory
         {13, 1410000}, {36, 1215000}, {37, 5120}, {38, 41943040},  // clocks in kHz, bus width, L2 cache
         {19, 1}, {31, 1}, {40, 3}, {41, 1}, {115, 1},    // host mapping, concurrency, copy engines, unified addresses, async alloc
-        {75, 8}, {76, 0},                                // compute capability
     };
     Device* device;
     CHECK_CALL(find_device(handle, &device));
     *value = 0;
     for (auto& pair : known)
         if (pair[0] == attribute) *value = pair[1];
+    int capability = Driver::get().config.capability;
+    if (attribute == 75) *value = capability / 10;
+    if (attribute == 76) *value = capability % 10;
     return CUDA_SUCCESS;
 }
 

@@ -24,6 +24,7 @@ struct Config {
     int threads = 1;  // OS threads per launch
     bool late_streams = false;
     std::string kernels;  // shared objects of kernels for images that are not ours, separated by ':'
+    int driver_version, capability;  // as CUDA counts them: 12080 is 12.8, 80 is sm_80
     std::string failing;  // the kernel whose next launch is to fail
     std::atomic<simt::Schedule> schedule;
     std::atomic<simt::Copies> copies;

@@ -27,6 +27,8 @@
 //! | `SOFTGPU_THREADS` | 1; OS threads for the blocks of one launch |
 //! | `SOFTGPU_STREAMS` | `eager`, `late`: work is put off until somebody waits for it |
 //! | `SOFTGPU_KERNELS` | shared objects of kernels that stand in for real machine code, separated by `:` |
+//! | `SOFTGPU_DRIVER_VERSION` | 13000; what the driver says of itself |
+//! | `SOFTGPU_CAPABILITY` | 80; what the devices say of themselves |
 //! | `SOFTGPU_NCCL_DEADLINE_MS` | 20000 |
 
 mod compile;

@@ -1,22 +1,21 @@
 //! [`CudaDevice`]: one GPU, its stream, its loaded kernels and its step memory.
 
-use std::collections::HashMap;
-use std::ffi::{CString, c_void};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 
 use crate::cuda::arena::Arena;
 use crate::cuda::fault::FaultRecord;
+use crate::cuda::modules::Modules;
 use crate::cuda::staging::Staging;
-use crate::cuda::{Args, DeviceBuffer, image};
+use crate::cuda::{Args, DeviceBuffer};
 use crate::device::{CudaOptions, Precision};
 use crate::{DType, KernelError, Result};
 
 /// Step memory grows by at least so much.
 const ARENA_CHUNK: usize = 32 << 20;
-/// What a kernel may use without asking; more is granted per kernel.
-const DEFAULT_SHARED_BYTES: u32 = 48 << 10;
+/// What the driver must support, as CUDA counts versions: 12.4, of driver 550.
+const MIN_DRIVER_VERSION: i32 = 12_040;
 
 /// One GPU and one stream of work on it. Clones share both; equality means the same stream.
 #[derive(Clone)]
@@ -42,27 +41,10 @@ struct Inner {
     sm_count: usize,
     capability: (i32, i32),
     fault: sys::CUdeviceptr,
-    kernels: Mutex<Kernels>,
+    modules: Mutex<Modules>,
     arena: Mutex<Arena>,
     staging: Mutex<Staging>,
 }
-
-/// Modules and functions, loaded on first use, and the stems launched last.
-#[derive(Default)]
-struct Kernels {
-    modules: HashMap<&'static str, sys::CUmodule>,
-    functions: HashMap<String, Function>,
-    recent: Vec<&'static str>,
-}
-
-#[derive(Clone, Copy)]
-struct Function {
-    handle: sys::CUfunction,
-    shared_bytes: u32,
-}
-
-// SAFETY: module and function handles may be used from any thread with the context bound, which every use does.
-unsafe impl Send for Kernels {}
 
 impl PartialEq for CudaDevice {
     fn eq(&self, other: &Self) -> bool {
@@ -95,6 +77,17 @@ impl CudaDevice {
             return Err(unavailable(
                 "no NVIDIA driver (libcuda.so.1) on this machine; use --device cpu".into(),
             ));
+        }
+        let mut version = 0;
+        // SAFETY: the library is there; this call needs no initialisation.
+        let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+        asked.map_err(|error| unavailable(words(error)))?;
+        if version < MIN_DRIVER_VERSION {
+            // Checked before anything else is called: an older driver lacks functions that would be looked up.
+            let (major, minor) = (version / 1000, version % 1000 / 10);
+            return Err(unavailable(format!(
+                "its driver supports CUDA {major}.{minor}; CUDA 12.4 is needed: update the NVIDIA driver to 550 or newer"
+            )));
         }
         let count = CudaContext::device_count().map_err(|error| unavailable(words(error)))?;
         Ok(count as usize)
@@ -138,7 +131,7 @@ impl CudaDevice {
             sm_count: sm_count as usize,
             capability,
             fault,
-            kernels: Mutex::default(),
+            modules: Mutex::default(),
             arena: Mutex::default(),
             staging: Mutex::default(),
         };
@@ -226,14 +219,14 @@ impl CudaDevice {
     /// [`KernelError::Cuda`] if the driver refuses it; [`KernelError::Unavailable`] in a build without machine code.
     pub(crate) fn launch(&self, stem: &'static str, name: &str, shape: Launch, mut args: Args) -> Result<()> {
         self.bind()?;
-        let function = self.function(stem, name, shape.shared_bytes)?;
+        let function = lock(&self.inner.modules).function(self, stem, name, shape.shared_bytes)?;
         let [x, y, z] = shape.grid;
         // SAFETY: the wrapper in `cuda/<stem>.rs` passes the kernel's own parameters in order; the values live until
         // the driver has copied them, which it has on return; the memory behind addresses is reused in stream order.
         let launched = unsafe {
             let pointers = &mut args.pointers();
             result::launch_kernel(
-                function.handle,
+                function,
                 (x, y, z),
                 (shape.threads, 1, 1),
                 shape.shared_bytes,
@@ -245,62 +238,12 @@ impl CudaDevice {
         if self.inner.options.synchronous { self.wait(name) } else { Ok(()) }
     }
 
-    /// The function, loaded on first use and allowed its dynamic shared memory.
-    fn function(&self, stem: &'static str, name: &str, shared_bytes: u32) -> Result<Function> {
-        let mut kernels = lock(&self.inner.kernels);
-        if kernels.recent.last() != Some(&stem) {
-            if kernels.recent.len() == 8 {
-                kernels.recent.remove(0);
-            }
-            kernels.recent.push(stem);
-        }
-        let mut function = match kernels.functions.get(name) {
-            Some(&function) => function,
-            None => {
-                let module = self.module(&mut kernels, stem)?;
-                let symbol = CString::new(name).map_err(|e| self.error(name, e.to_string()))?;
-                // SAFETY: the module stays loaded as long as the device.
-                let handle = self.check(name, unsafe { result::module::get_function(module, symbol) })?;
-                Function { handle, shared_bytes: DEFAULT_SHARED_BYTES }
-            }
-        };
-        if shared_bytes > function.shared_bytes {
-            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the handle is a function of a loaded module.
-            let set = unsafe {
-                result::function::set_function_attribute(function.handle, attribute, shared_bytes as i32)
-            };
-            self.check(name, set)?;
-            function.shared_bytes = shared_bytes;
-        }
-        kernels.functions.insert(name.to_owned(), function);
-        Ok(function)
-    }
-
-    fn module(&self, kernels: &mut Kernels, stem: &'static str) -> Result<sys::CUmodule> {
-        if let Some(&module) = kernels.modules.get(stem) {
-            return Ok(module);
-        }
-        let image = image::find(stem).ok_or_else(|| self.error(stem, "no such kernel image".into()))?;
-        // SAFETY: the image is a fatbin, or words that end in a zero byte.
-        let loaded = unsafe { result::module::load_data(image.as_ptr().cast::<c_void>()) };
-        let module = loaded.map_err(|error| match image::has_machine_code() {
-            true => self.error(stem, words(error)),
-            false => KernelError::Unavailable {
-                device: format!("cuda:{}", self.ordinal()),
-                reason: "this build has no machine code for GPUs; build with `--features cuda`".into(),
-            },
-        })?;
-        kernels.modules.insert(stem, module);
-        Ok(module)
-    }
-
     /// Waits for the device.
     ///
     /// # Errors
     /// A failed kernel since the last wait, or an index out of range that one reported.
     pub fn synchronize(&self) -> Result<()> {
-        let recent = lock(&self.inner.kernels).recent.join(", ");
+        let recent = lock(&self.inner.modules).recent();
         self.bind()?;
         self.wait(&format!("one of the last launches ({recent})"))?;
         let mut record = [FaultRecord::default()];
@@ -410,13 +353,13 @@ impl CudaDevice {
         result.map_err(|error| self.error(op, words(error)))
     }
 
-    fn error(&self, op: &str, message: String) -> KernelError {
+    pub(super) fn error(&self, op: &str, message: String) -> KernelError {
         KernelError::Cuda { op: op.to_owned(), device: format!("cuda:{}", self.ordinal()), message }
     }
 }
 
 /// What the driver calls an error.
-fn words(error: DriverError) -> String {
+pub(super) fn words(error: DriverError) -> String {
     let text = |words: std::result::Result<&std::ffi::CStr, DriverError>| {
         words.map(|w| w.to_string_lossy().into_owned()).unwrap_or_default()
     };
@@ -429,15 +372,13 @@ impl Drop for Inner {
         if self.context.bind_to_thread().is_err() {
             return;
         }
-        let kernels = self.kernels.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let modules = self.modules.get_mut().unwrap_or_else(PoisonError::into_inner);
         let staging = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner);
         let arena = self.arena.get_mut().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the last handle is gone, so nobody can queue more work or use these handles; the wait ends what runs.
         unsafe {
             let _ = result::stream::synchronize(self.stream.cu_stream());
-            for module in kernels.modules.values() {
-                let _ = result::module::unload(*module);
-            }
+            modules.unload();
             staging.release();
             for chunk in arena.chunks() {
                 let _ = result::free_sync(chunk);

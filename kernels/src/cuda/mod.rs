@@ -13,6 +13,7 @@ mod fault;
 mod graph;
 mod image;
 mod memory;
+mod modules;
 mod staging;
 
 pub use device::CudaDevice;
