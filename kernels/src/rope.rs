@@ -1,6 +1,6 @@
 //! Rotary position embedding: the angles of one step, shared by every layer that uses the same frequencies.
 
-use crate::{KernelError, Result, Tensor};
+use crate::{DType, KernelError, Result, Tensor};
 
 /// Which channels form a rotated pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +24,17 @@ impl RopeTable {
     /// The table for `positions` `[T]` (`U32`).
     ///
     /// `inv_freq` has one entry per rotated pair. The angle is the `f32` product, as in the reference
-    /// implementation; `attention_factor` is YaRN's amplitude, 1 for all released checkpoints.
+    /// implementation; `attention_factor` is YaRN's amplitude, 1 for all released checkpoints. The table lives where the
+    /// positions do.
     pub fn new(positions: &Tensor, inv_freq: &[f32], attention_factor: f32) -> Result<Self> {
         let [tokens] = positions.dims("rope_table", "positions", "[T]")?;
         if inv_freq.is_empty() {
             return Err(KernelError::value("rope_table", "inv_freq", "at least one frequency", "none"));
+        }
+        positions.expect_dtype(DType::U32, "U32", "rope_table", "positions")?;
+        #[cfg(feature = "cuda-host")]
+        if positions.is_cuda() {
+            return crate::cuda::rope::table(positions, inv_freq, attention_factor);
         }
         let angles: Vec<f32> = positions
             .u32s("rope_table", "positions")?
@@ -44,12 +50,20 @@ impl RopeTable {
         Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
     }
 
-    /// Cosines and sines of a table whose two halves agree in shape.
-    pub(crate) fn values(&self, op: &'static str) -> Result<(&[f32], &[f32])> {
+    /// Whether the two halves of the table agree in shape and device.
+    pub(crate) fn check(&self, op: &'static str) -> Result<()> {
         if self.sin.shape() != self.cos.shape() {
             let expected = format!("cos's {:?}", self.cos.shape());
             return Err(KernelError::shape(op, "sin", expected, self.sin.shape()));
         }
+        self.cos.expect_dtype(DType::F32, "F32", op, "cos")?;
+        self.sin.expect_dtype(DType::F32, "F32", op, "sin")?;
+        self.sin.expect_device(&self.cos.device(), op, "sin")
+    }
+
+    /// Cosines and sines of a table on the CPU.
+    pub(crate) fn values(&self, op: &'static str) -> Result<(&[f32], &[f32])> {
+        self.check(op)?;
         Ok((self.cos.f32s(op, "cos")?, self.sin.f32s(op, "sin")?))
     }
 }

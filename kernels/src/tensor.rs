@@ -38,6 +38,11 @@ struct DeviceStorage {
     host: Option<Vec<u32>>,
 }
 
+/// The elements in bytes that may lie at any address, as those copied from a device do.
+fn unpack<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> impl Iterator<Item = T> {
+    bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned)
+}
+
 impl Tensor {
     /// A zero-filled tensor of `shape` on `device`, to be kept: weights, caches.
     ///
@@ -222,13 +227,13 @@ impl Tensor {
         let bytes = &*self.host_bytes()?;
         Ok(match self.dtype {
             DType::F32 => bytemuck::pod_collect_to_vec(bytes),
-            DType::F16 => bytemuck::cast_slice::<u8, f16>(bytes).iter().map(|v| v.to_f32()).collect(),
-            DType::BF16 => bytemuck::cast_slice::<u8, bf16>(bytes).iter().map(|v| v.to_f32()).collect(),
+            DType::F16 => unpack::<f16>(bytes).map(|v| v.to_f32()).collect(),
+            DType::BF16 => unpack::<bf16>(bytes).map(|v| v.to_f32()).collect(),
             DType::F8E4M3 => bytes.iter().map(|&b| e4m3_to_f32(b)).collect(),
             DType::F8E8M0 => bytes.iter().map(|&b| e8m0_to_f32(b)).collect(),
             DType::I8 => bytes.iter().map(|&b| f32::from(b as i8)).collect(),
             DType::U8 => bytes.iter().map(|&b| f32::from(b)).collect(),
-            DType::U32 => bytemuck::cast_slice::<u8, u32>(bytes).iter().map(|&v| v as f32).collect(),
+            DType::U32 => unpack::<u32>(bytes).map(|v| v as f32).collect(),
         })
     }
 

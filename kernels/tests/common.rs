@@ -148,3 +148,17 @@ pub(crate) fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 pub(crate) fn abs(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| v.abs()).collect()
 }
+
+/// `values` rounded to bf16, as a tensor of a `BF16` device's activations holds them.
+pub(crate) fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()
+}
+
+/// How far a value may be from `want` in the dtype that `device` keeps activations in: `tolerance`, and half a step of
+/// bf16 (with a step's neighbour where the sum before rounding differed) if that is what it keeps.
+pub(crate) fn activation_tolerance(device: &Device, want: f32, tolerance: f32) -> f32 {
+    match device.activation_dtype() {
+        DType::BF16 => tolerance + want.abs() / 256.0,
+        _ => tolerance,
+    }
+}

@@ -1,9 +1,10 @@
 //! `embedding`: exact in every form.
 
 use kernels::cpu::{self, Level};
-use kernels::{Device, KernelError, Tensor, Weight, ops, reference};
+use kernels::{DType, Device, KernelError, Precision, Tensor, Weight, ops, reference};
+use testkit::soft_gpu;
 
-use crate::common::{F32, FORMS, ids, weight};
+use crate::common::{F32, FORMS, FP8, ids, weight};
 
 #[test]
 fn rows_are_exact() {
@@ -55,4 +56,47 @@ fn refuses_ids_past_the_table() {
         ops::embedding(&weight(F32, [2, 4, 8], 1), &ids(&[1], &[0])),
         Err(KernelError::Shape { .. })
     ));
+}
+
+#[test]
+fn rows_are_exact_on_a_gpu() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::Bf16, |device| {
+        for form in &FORMS[..3] {
+            for dim in [1, 16, 50, 1100] {
+                let whole = weight(*form, [1, 40, dim], 3);
+                let chosen = [39, 0, 7, 7, 12, 20];
+                let want = reference::embedding(&whole.to_vec_f32(), dim, &chosen);
+                let table = whole.to_device(device).unwrap();
+                let on_gpu = |ids: &[u32]| Tensor::from_u32(device, &[ids.len()], ids).unwrap();
+                let got = ops::embedding(&table, &on_gpu(&chosen)).unwrap();
+                assert_eq!((got.dtype(), got.to_vec_f32()), (DType::F32, want.clone()), "{form:?} {dim}");
+                assert!(ops::embedding(&table, &on_gpu(&[])).unwrap().is_empty());
+                // The same rows as tokens 100 to 139 of 160, asked for with some that lie before and after.
+                let mut shifted: Vec<u32> = chosen.iter().map(|id| id + 100).collect();
+                shifted.extend([99, 140, 0]);
+                let got = ops::embedding_shard(&table, &on_gpu(&shifted), 100, 160).unwrap().to_vec_f32();
+                assert_eq!(got[..want.len()], want, "{form:?} {dim}");
+                assert!(got[want.len()..].iter().all(|v| *v == 0.0), "{form:?} {dim}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_gpu_refuses_ids_past_the_vocabulary() {
+    let gpu = soft_gpu();
+    let device = gpu.device(Precision::F32);
+    let table = weight(FORMS[0], [1, 4, 8], 1).to_device(&device).unwrap();
+    let seen = Tensor::from_u32(&device, &[2], &[3, 4]).unwrap();
+    assert!(matches!(ops::embedding(&table, &seen), Err(KernelError::Value { .. })));
+    // Only the device knows ids that were not made from a list of the host.
+    let unseen = ids(&[2], &[3, 4]).to_device(&device).unwrap();
+    let error = ops::embedding(&table, &unseen).unwrap().read_f32().unwrap_err();
+    assert!(error.to_string().contains("embedding: ids holds 4, expected values below 4"), "{error}");
+    let fp8 = weight(FP8, [1, 4, 8], 1).to_device(&device).unwrap();
+    assert!(matches!(ops::embedding(&fp8, &seen), Err(KernelError::Value { .. })));
+    let seen = Tensor::from_u32(&device, &[1], &[3]).unwrap();
+    assert!(matches!(ops::embedding(&fp8, &seen), Err(KernelError::DType { .. })));
+    assert!(matches!(ops::embedding(&table, &ids(&[1], &[0])), Err(KernelError::Placement { .. })));
 }

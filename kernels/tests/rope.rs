@@ -1,13 +1,17 @@
 //! `rope_assign`. Catches: the two pair layouts exchanged, the wrong columns, the angles of another token.
 
 use kernels::cpu::{self, Level};
-use kernels::{KernelError, RopeLayout, RopeTable, ops, reference};
+use kernels::{KernelError, Precision, RopeLayout, RopeTable, Tensor, ops, reference};
+use testkit::soft_gpu;
 
 use crate::common::{close, ids, tensor, values};
 
+fn frequencies(half: usize) -> Vec<f32> {
+    (0..half).map(|i| 10_000_f32.powf(-(i as f32) / half as f32)).collect()
+}
+
 fn table(positions: &[u32], half: usize) -> RopeTable {
-    let freq: Vec<f32> = (0..half).map(|i| 10_000_f32.powf(-(i as f32) / half as f32)).collect();
-    RopeTable::new(&ids(&[positions.len()], positions), &freq, 1.0).unwrap()
+    RopeTable::new(&ids(&[positions.len()], positions), &frequencies(half), 1.0).unwrap()
 }
 
 #[test]
@@ -49,4 +53,47 @@ fn refuses_what_does_not_fit() {
     uneven.sin = tensor(&[2, 3], &[0.0; 6]);
     assert!(matches!(ops::rope_assign(&mut x, 0, &uneven, layout), Err(KernelError::Shape { .. })));
     assert_eq!(x.to_vec_f32(), [1.0; 16]);
+}
+
+#[test]
+fn a_gpu_matches_the_cpu() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::Bf16, |device| {
+        for (heads, dim, offset, half) in
+            [(3, 50, 7, 19), (1, 64, 0, 32), (5, 192, 128, 32), (2, 256, 0, 128), (2, 2, 0, 1)]
+        {
+            for positions in [&[0, 5, 163_839, 7][..], &[]] {
+                let of = |positions: Tensor| RopeTable::new(&positions, &frequencies(half), 1.25).unwrap();
+                let on_cpu = of(ids(&[positions.len()], positions));
+                let on_gpu = of(Tensor::from_u32(device, &[positions.len()], positions).unwrap());
+                // Within two units in the last place of 1.25; a CPU takes the cosine in f64.
+                close("cos", &on_gpu.cos.to_vec_f32(), &on_cpu.cos.to_vec_f32(), 2.5e-7);
+                close("sin", &on_gpu.sin.to_vec_f32(), &on_cpu.sin.to_vec_f32(), 2.5e-7);
+                let shape = [positions.len(), heads, dim];
+                let x = values(4, shape.iter().product());
+                for layout in [RopeLayout::Interleaved, RopeLayout::HalfSplit] {
+                    let (mut want, mut got) =
+                        (tensor(&shape, &x), Tensor::from_f32(device, &shape, &x).unwrap());
+                    ops::rope_assign(&mut want, offset, &on_cpu, layout).unwrap();
+                    ops::rope_assign(&mut got, offset, &on_gpu, layout).unwrap();
+                    close(&format!("{layout:?} {dim}"), &got.to_vec_f32(), &want.to_vec_f32(), 1e-6);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_gpu_refuses_what_it_cannot_hold() {
+    let gpu = soft_gpu();
+    let device = gpu.device(Precision::F32);
+    let positions = Tensor::from_u32(&device, &[2], &[0, 1]).unwrap();
+    let error = RopeTable::new(&positions, &[1.0; 129], 1.0).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rope_table: inv_freq holds 129, expected at most 128 frequencies on a GPU"
+    );
+    let mut x = tensor(&[2, 1, 8], &[1.0; 16]).to_device(&device).unwrap();
+    let error = ops::rope_assign(&mut x, 0, &table(&[0, 1], 4), RopeLayout::HalfSplit).unwrap_err();
+    assert!(matches!(error, KernelError::Placement { arg: "table", .. }));
 }

@@ -37,3 +37,57 @@ pub(crate) fn activations<'a>(x: &'a Tensor) -> Result<Cow<'a, Tensor>> {
     }
     Ok(Cow::Owned(out))
 }
+
+/// The largest unit that divides rows of these sizes: the suffix of a kernel and its bytes.
+fn unit(row_bytes: &[usize]) -> (&'static str, usize) {
+    let divides = |unit: usize| row_bytes.iter().all(|bytes| bytes.is_multiple_of(unit));
+    match () {
+        () if divides(16) => ("16", 16),
+        () if divides(4) => ("4", 4),
+        () => ("2", 2),
+    }
+}
+
+/// A row of units per `grid.x`.
+fn rows_of(rows: usize, units: usize) -> Launch {
+    let grid = [rows as u32, units.div_ceil(THREADS as usize) as u32, 1];
+    Launch { grid, threads: THREADS, shared_bytes: 0 }
+}
+
+/// Rows `rows` `[R]` of `x` `[T, D]`, in the dtype of `x`.
+pub(crate) fn gather_rows(x: &Tensor, rows: &Tensor) -> Result<Tensor> {
+    let device = x.cuda("gather_rows")?;
+    let (count, row_bytes) = (rows.len(), x.dim(1) * x.dtype().size());
+    let mut out = Tensor::output(&x.device(), x.dtype(), &[count, x.dim(1)])?;
+    if !out.is_empty() {
+        let (suffix, bytes) = unit(&[row_bytes]);
+        let width = row_bytes / bytes;
+        let args = Args::new().fault(device).tensor(x)?.tensor(rows)?.output(&mut out)?;
+        let args = args.value(x.dim(0) as u32).value(width as u32);
+        device.launch(STEM, &format!("gather_rows_{suffix}"), rows_of(count, width), args)?;
+    }
+    Ok(out)
+}
+
+/// `[a | b]` by columns, in their dtype; where one is `F32` and the other `BF16`, in `BF16`.
+pub(crate) fn concat_cols(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    const OP: &str = "concat_cols";
+    let device = a.cuda(OP)?;
+    let (a, b) = if a.dtype() == b.dtype() {
+        (Cow::Borrowed(a), Cow::Borrowed(b))
+    } else {
+        (activations(a)?, activations(b)?)
+    };
+    b.expect_dtype(a.dtype(), "the dtype of a", OP, "b")?;
+    let (tokens, size) = (a.dim(0), a.dtype().size());
+    let mut out = Tensor::output(&a.device(), a.dtype(), &[tokens, a.dim(1) + b.dim(1)])?;
+    if !out.is_empty() {
+        let widths = [a.dim(1) * size, b.dim(1) * size];
+        let (suffix, bytes) = unit(&widths);
+        let [left, right] = widths.map(|width| width / bytes);
+        let args = Args::new().tensor(&a)?.tensor(&b)?.output(&mut out)?;
+        let args = args.value(left as u32).value(right as u32);
+        device.launch(STEM, &format!("concat_cols_{suffix}"), rows_of(tokens, left + right), args)?;
+    }
+    Ok(out)
+}

@@ -9,11 +9,14 @@ mod arena;
 mod args;
 mod device;
 pub(crate) mod elementwise;
+pub(crate) mod embedding;
 mod fault;
 mod graph;
 mod image;
 mod memory;
 mod modules;
+pub(crate) mod norm;
+pub(crate) mod rope;
 mod staging;
 
 pub use device::CudaDevice;

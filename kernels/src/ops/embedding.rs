@@ -20,10 +20,16 @@ pub fn embedding_shard(table: &Weight, ids: &Tensor, first: usize, vocab_size: u
         let expected = format!("[at most {vocab_size} - {first}, D]");
         return Err(KernelError::shape(OP, "table", expected, table.data().shape()));
     }
-    let ids = ids.u32s(OP, "ids")?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+    ids.expect_dtype(DType::U32, "U32", OP, "ids")?;
+    if let Some(id) = ids.host_u32s().and_then(|ids| ids.iter().find(|&&id| id as usize >= vocab_size)) {
         return Err(KernelError::value(OP, "ids", format!("token ids below {vocab_size}"), id));
     }
+    ids.expect_device(&table.device(), OP, "ids")?;
+    #[cfg(feature = "cuda-host")]
+    if ids.is_cuda() {
+        return crate::cuda::embedding::embedding(table, ids, first, vocab_size);
+    }
+    let ids = ids.u32s(OP, "ids")?;
     let mut out = Tensor::output(&table.device(), DType::F32, &[tokens, table.cols()])?;
     cpu::embedding(Level::detect(), table, ids, first, out.f32s_mut(OP, "out")?);
     Ok(out)

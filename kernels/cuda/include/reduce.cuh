@@ -1,0 +1,23 @@
+// Sums over a warp and over a block, the same bits in every thread.
+#pragma once
+#include "simt/device.h"
+
+namespace cachalot {
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int step = 16; step; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
+}
+
+/// The sum over a block of whole warps. `part` is shared memory for a float per warp, not in use before or after.
+__device__ __forceinline__ float block_sum(float value, float* part) {
+    value = warp_sum(value);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = value;
+    __syncthreads();
+    float sum = 0.0f;
+    for (unsigned warp = 0; warp < blockDim.x / 32; warp++) sum += part[warp];
+    return sum;
+}
+
+}  // namespace cachalot
