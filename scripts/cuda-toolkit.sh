@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Puts the pinned CUDA compiler from the Python package index into a local folder: no GPU, driver or root needed.
+# Puts the pinned CUDA compiler and disassembler from the Python package index into a local folder: no GPU, driver or
+# root needed.
 #   scripts/cuda-toolkit.sh [FOLDER]               install (nothing to do if it is there already), then compile a probe
 #   scripts/cuda-toolkit.sh --print-home [FOLDER]  print CUDA_HOME of an installed toolkit, or fail
-# FOLDER defaults to target/cuda-toolkit. About 130 MB are downloaded, 350 MB installed.
+# FOLDER defaults to target/cuda-toolkit. About 135 MB are downloaded, 350 MB installed.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -15,6 +16,8 @@ wheels=(
   nvidia-cuda-runtime==13.0.96
   nvidia-cuda-cccl==13.0.85
 )
+# Reads machine code back as text, for the kernels' budget. The index has no 13.0 of it; a newer one reads older code.
+disassembler=nvidia-cuda-nvdisasm==13.2.51
 
 print_home=false
 if [ "${1:-}" = --print-home ]; then print_home=true; shift; fi
@@ -38,6 +41,15 @@ else
   python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "${wheels[@]}"
 fi
 
+if [ "$(cat "$folder/disassembler.txt" 2>/dev/null)" != "$disassembler" ]; then
+  # Unpacked apart: pip does not add to a package folder that is there already.
+  unpacked=$(mktemp -d)
+  python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$unpacked" "$disassembler"
+  mv "$unpacked/nvidia/cu13/bin/nvdisasm" "$home/bin/"
+  rm -rf "$unpacked"
+  echo "$disassembler" > "$folder/disassembler.txt"
+fi
+
 probe=$(mktemp -d)
 trap 'rm -rf "$probe"' EXIT
 cat > "$probe/probe.cu" <<'CU'
@@ -47,6 +59,7 @@ CU
 for arch in sm_80 sm_90; do
   "$home/bin/nvcc" -std=c++17 -O3 -cubin -arch=$arch "$probe/probe.cu" -o "$probe/probe.cubin"
   [ -s "$probe/probe.cubin" ] || { echo "nvcc made no $arch code" >&2; exit 1; }
+  "$home/bin/nvdisasm" -c "$probe/probe.cubin" | grep -q 'STG' || { echo "nvdisasm shows no $arch code" >&2; exit 1; }
 done
 echo "${wheels[*]}" > "$stamp"
 echo "nvcc compiles for sm_80 and sm_90: $home"

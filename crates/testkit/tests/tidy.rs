@@ -16,10 +16,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("models", &["kernels", "checkpoint", "comm"]),
     ("scheduler", &[]),
     ("engine", &["models", "scheduler", "kernels", "comm", "checkpoint"]),
+    ("nvcc", &[]),
     ("softgpu", &[]),
     ("text", &[]),
     ("cachalot", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text"]),
-    ("benches", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
+    ("benches", &["kernels", "nvcc", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
     ("testkit", &["kernels", "checkpoint", "comm", "softgpu"]),
 ];
 
