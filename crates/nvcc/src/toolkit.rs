@@ -42,7 +42,7 @@ impl Version {
 #[derive(Clone, Debug, Default)]
 pub struct Search {
     /// Wished for by name, as variable and folder: anything wrong there is an error, not a reason to look further.
-    pub wished: Vec<(String, PathBuf)>,
+    pub wished: Option<(String, PathBuf)>,
     /// Folders that may hold nvcc.
     pub folders: Vec<PathBuf>,
 }
@@ -54,8 +54,7 @@ impl Search {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let wished = ["CUDA_HOME", "CUDA_PATH"]
             .iter()
-            .filter_map(|name| Some(((*name).to_owned(), PathBuf::from(set(name)?))))
-            .collect();
+            .find_map(|name| Some(((*name).to_owned(), PathBuf::from(set(name)?))));
         let mut folders: Vec<PathBuf> =
             target_dirs.iter().map(|folder| folder.join("cuda-toolkit/nvidia/cu13/bin")).collect();
         folders.extend(set("PATH").iter().flat_map(std::env::split_paths));
@@ -76,7 +75,7 @@ pub struct Toolkit {
 impl Toolkit {
     /// Finds one, or says where it looked, what it found and how to get one.
     pub fn find(search: &Search) -> Result<Self, Error> {
-        for (variable, home) in &search.wished {
+        if let Some((variable, home)) = &search.wished {
             let nvcc = home.join("bin/nvcc");
             if !nvcc.is_file() {
                 return Err(Error::NoToolkit(format!(
@@ -168,7 +167,7 @@ mod tests {
     fn a_wished_toolkit_that_cannot_be_used_is_an_error_with_the_fix() {
         let (old, new) = (home("11.8"), home("13.0"));
         let search = |wish: &Path| Search {
-            wished: vec![("CUDA_HOME".into(), wish.to_path_buf())],
+            wished: Some(("CUDA_HOME".into(), wish.to_path_buf())),
             folders: vec![new.path().join("bin")],
         };
         let error = Toolkit::find(&search(old.path())).unwrap_err().to_string();
@@ -183,7 +182,7 @@ mod tests {
     fn an_old_toolkit_in_the_path_is_passed_over_and_named_if_there_is_no_other() {
         let (old, new) = (home("12.3"), home("12.4"));
         let mut search = Search {
-            wished: vec![],
+            wished: None,
             folders: vec!["/nowhere".into(), old.path().join("bin"), new.path().join("bin")],
         };
         assert_eq!(Toolkit::find(&search).unwrap().version(), OLDEST);
