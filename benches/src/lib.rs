@@ -1,5 +1,6 @@
-//! What the benchmark binaries share: random weights, the machine's own peaks, timing, and the table.
+//! What the binaries share: random weights, the machine's own peaks, timing and the table; and the kernels' budget.
 
+pub mod budget;
 pub mod layer;
 pub mod peaks;
 pub mod profile;

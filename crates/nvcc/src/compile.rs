@@ -85,6 +85,15 @@ impl Compiler {
         Ok(Object { log: String::from_utf8_lossy(&log).into_owned(), ..object })
     }
 
+    /// The machine code of an object as text.
+    pub fn disassembly(&self, object: &Object) -> Result<String, Error> {
+        let text = once(&object.cubin.with_extension("sass"), || {
+            let mut nvdisasm = Command::new(self.toolkit.tool("nvdisasm"));
+            Ok(run(nvdisasm.arg("-c").arg(&object.cubin))?.into_bytes())
+        })?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
     /// One image for the driver to choose from: machine code for every [`Arch`], and the oldest one's PTX for GPUs that
     /// are newer than all of them.
     pub fn image(&self, source: &Path) -> Result<Vec<u8>, Error> {

@@ -1,7 +1,7 @@
 //! The installed toolkit, where there is one: the same source gives the same image wherever it lies, a change of a header
 //! gives another, and an error names the place. Skipped loudly without it.
 
-#![allow(clippy::print_stderr, reason = "a test says what it skips")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
 
 use std::fs;
 use std::path::Path;
