@@ -3,7 +3,7 @@
 # root needed.
 #   scripts/cuda-toolkit.sh [FOLDER]               install (nothing to do if it is there already), then compile a probe
 #   scripts/cuda-toolkit.sh --print-home [FOLDER]  print CUDA_HOME of an installed toolkit, or fail
-# FOLDER defaults to target/cuda-toolkit. About 135 MB are downloaded, 350 MB installed.
+# Exits with 3 if the package index cannot be reached. FOLDER defaults to target/cuda-toolkit. About 135 MB are downloaded, 350 MB installed.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -32,19 +32,27 @@ if $print_home; then
   exit
 fi
 
+fetch() {
+  python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$@" && return
+  # Without any index a machine has no CUDA steps; with an index that lacks a pinned wheel, something is wrong.
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$(mktemp -d)" wheel && exit 1
+  echo "no Python package index can be reached: no CUDA toolkit" >&2
+  exit 3
+}
+
 if installed; then
   echo "already installed: $home"
 else
   # The marker is written last, so an interrupted download is started afresh.
   rm -rf "$folder"
   mkdir -p "$folder"
-  python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" "${wheels[@]}"
+  fetch "$folder" "${wheels[@]}"
 fi
 
 if [ "$(cat "$folder/disassembler.txt" 2>/dev/null)" != "$disassembler" ]; then
   # Unpacked apart: pip does not add to a package folder that is there already.
   unpacked=$(mktemp -d)
-  python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$unpacked" "$disassembler"
+  fetch "$unpacked" "$disassembler"
   mv "$unpacked/nvidia/cu13/bin/nvdisasm" "$home/bin/"
   rm -rf "$unpacked"
   echo "$disassembler" > "$folder/disassembler.txt"

@@ -1,6 +1,5 @@
-//! What the binaries share: random weights, the machine's own peaks, timing and the table; and the kernels' budget.
+//! What the benchmark binaries share: random weights, the machine's own peaks, timing, and the table.
 
-pub mod budget;
 pub mod layer;
 pub mod peaks;
 pub mod profile;

@@ -17,10 +17,11 @@ const EDGES: &[(&str, &[&str])] = &[
     ("scheduler", &[]),
     ("engine", &["models", "scheduler", "kernels", "comm", "checkpoint"]),
     ("nvcc", &[]),
+    ("budget", &["nvcc"]),
     ("softgpu", &[]),
     ("text", &[]),
     ("cachalot", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text"]),
-    ("benches", &["kernels", "nvcc", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
+    ("benches", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
     ("testkit", &["kernels", "checkpoint", "comm", "softgpu"]),
 ];
 

@@ -1,5 +1,9 @@
 //! The machine code of every stem, embedded by `build.rs`.
 
+/// Drivers read images in words.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// The image of `stem`: a fatbin, or in a build without machine code a few words that only the software device accepts.

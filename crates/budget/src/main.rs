@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use benches::budget::check::{Built, Kernel, violations};
-use benches::budget::plan::Plan;
-use benches::budget::{compiled, listing, report};
+use budget::check::{Built, Kernel, violations};
+use budget::plan::Plan;
+use budget::{compiled, listing, report};
 use clap::Parser;
 use nvcc::{Arch, Compiler, Search, Toolkit, in_parallel, sources};
 
@@ -38,7 +38,7 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let folder = args.kernels.unwrap_or_else(|| root.join("kernels/cuda"));
     let toolkit =

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use nvcc::Arch;
 
-use super::compiled::Resources;
-use super::gpu::{Footprint, GPUS, Gpu};
-use super::listing::Instructions;
-use super::plan::{Entry, Plan, matches};
+use crate::compiled::Resources;
+use crate::gpu::{Footprint, GPUS, Gpu};
+use crate::listing::Instructions;
+use crate::plan::{Entry, Plan, matches};
 
 /// A kernel as one GPU's machine code.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +112,7 @@ fn over_budget(gpu: &Gpu, kernel: &Kernel, entry: &Entry) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::listing;
+    use crate::listing;
 
     const PLAN: &str = r#"
         [[kernel]]

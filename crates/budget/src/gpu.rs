@@ -3,7 +3,7 @@
 
 use nvcc::Arch;
 
-use super::cost::Arithmetic;
+use crate::cost::Arithmetic;
 
 /// A GPU as its documents describe it.
 #[derive(Debug)]

@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use nvcc::Arch;
 
-use super::check::Kernel;
-use super::cost::STEPS;
-use super::gpu::{A100, GPUS, Gpu, H100};
-use super::plan::{Entry, Plan};
+use crate::check::Kernel;
+use crate::cost::STEPS;
+use crate::gpu::{A100, GPUS, Gpu, H100};
+use crate::plan::{Entry, Plan};
 
 /// Said above every figure that could be taken for a speed.
 pub const MODEL: &str = "A model, not a measurement: each byte once at the published bandwidth, or each operation at the \

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::cost::Cost;
+use crate::cost::Cost;
 use nvcc::Arch;
 
 /// The whole file.
