@@ -23,13 +23,19 @@ fn embed() -> Result<(), Box<dyn Error>> {
     for (source, image) in sources.iter().zip(images(&root, &out, &sources)?) {
         let stem = stem(source);
         let file = out.join(format!("{stem}.image"));
-        fs::write(&file, image)?;
+        replace(&file, &image)?;
         // The driver reads an image in words of eight bytes.
         writeln!(table, "    (\"{stem}\", &Aligned(*include_bytes!({file:?})).0),")?;
     }
     table.push_str("];\n");
-    fs::write(out.join("images.rs"), table)?;
-    Ok(())
+    Ok(replace(&out.join("images.rs"), table.as_bytes())?)
+}
+
+/// Writes a new file: in a target folder that was copied with hard links, the old one is somebody else's too.
+fn replace(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let unfinished = file.with_extension("unfinished");
+    fs::write(&unfinished, bytes)?;
+    fs::rename(&unfinished, file)
 }
 
 /// One image per source.
