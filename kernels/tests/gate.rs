@@ -3,7 +3,8 @@
 
 use kernels::cpu::{self, Level};
 use kernels::ops::{self, GateConfig, GroupScore, Scoring};
-use kernels::{KernelError, reference};
+use kernels::{Device, KernelError, Precision, Tensor, reference};
+use testkit::soft_gpu;
 
 use crate::common::{close, tensor, values};
 
@@ -105,4 +106,98 @@ fn refuses_what_does_not_fit() {
     let config = config(Scoring::Softmax, GroupScore::Max, [2, 2, 1]);
     let bias = tensor(&[7], &[0.0; 7]);
     assert!(matches!(ops::route(&logits, Some(&bias), &config), Err(KernelError::Shape { .. })));
+}
+
+/// Choices and weights of a GPU.
+fn run_on(
+    device: &Device,
+    logits: &[f32],
+    bias: Option<&[f32]>,
+    e: usize,
+    c: &GateConfig,
+) -> (Vec<u32>, Vec<f32>) {
+    let on_gpu = |shape: &[usize], values: &[f32]| Tensor::from_f32(device, shape, values).unwrap();
+    let bias = bias.map(|b| on_gpu(&[e], b));
+    let routing = ops::route(&on_gpu(&[logits.len() / e, e], logits), bias.as_ref(), c).unwrap();
+    (routing.experts.to_vec_u32().unwrap(), routing.weights.to_vec_f32())
+}
+
+#[test]
+fn a_gpu_matches_the_reference() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::Bf16, |device| {
+        // V3, V2-Lite, V2, V4 and odd ones; groups of one expert, and one more group than a warp has lanes.
+        for (experts, sizes) in [
+            (256, [8, 8, 4]),
+            (64, [6, 1, 1]),
+            (160, [6, 8, 3]),
+            (384, [6, 1, 1]),
+            (512, [32, 4, 1]),
+            (7, [7, 1, 1]),
+            (5, [2, 5, 3]),
+            (99, [3, 33, 2]),
+            (1, [1, 1, 1]),
+        ] {
+            let tokens = 5;
+            let logits: Vec<f32> = values(11, tokens * experts).iter().map(|v| 4.0 * v).collect();
+            let bias: Vec<f32> = values(12, experts).iter().map(|v| v - 0.7).collect();
+            for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+                for group_score in [GroupScore::Max, GroupScore::TopTwoSum] {
+                    let config = config(scoring, group_score, sizes);
+                    for bias in [None, Some(&bias[..])] {
+                        let want = reference::route(&logits, bias, experts, &config);
+                        let got = run_on(device, &logits, bias, experts, &config);
+                        let what = format!("{experts} {scoring:?} {group_score:?} {}", bias.is_some());
+                        assert_eq!(got.0, want.0, "{what}");
+                        // Scores agree to 3e-7, times the factor 2.5.
+                        close(&what, &got.1, &want.1, 2e-6);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_gpu_breaks_ties_and_masks_as_the_reference_does() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::F32, |device| {
+        for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+            let config = config(scoring, GroupScore::TopTwoSum, [3, 4, 2]);
+            assert_eq!(run_on(device, &[0.5; 256], None, 256, &config).0, [0, 1, 2], "{scoring:?}");
+            // Few distinct scores, so that most choices are ties, in other lanes and in the same.
+            let logits: Vec<f32> = values(5, 3 * 256).iter().map(|v| (v * 2.0).round()).collect();
+            let want = reference::route(&logits, None, 256, &config).0;
+            assert_eq!(run_on(device, &logits, None, 256, &config).0, want, "{scoring:?}");
+        }
+        let config = config(Scoring::Sigmoid, GroupScore::TopTwoSum, [2, 2, 1]);
+        let bias = [-9.0, -9.0, -2.0, -2.0];
+        let (ids, weights) = run_on(device, &[0.0; 4], Some(&bias), 4, &config);
+        assert_eq!(ids, [2, 3]);
+        close("weights", &weights, &[1.25, 1.25], 1e-6);
+        for logits in [[f32::NAN; 4], [f32::INFINITY; 4], [f32::NEG_INFINITY; 4], [-f32::NAN, 1.0, 2.0, 3.0]]
+        {
+            let (ids, _) = run_on(device, &logits, None, 4, &config);
+            assert!(ids.iter().all(|&id| id < 4) && ids[0] != ids[1], "{logits:?}: {ids:?}");
+        }
+    });
+}
+
+#[test]
+fn a_gpu_refuses_more_than_it_holds() {
+    let gpu = soft_gpu();
+    let device = gpu.device(Precision::F32);
+    let logits = |e: usize| Tensor::zeros(&device, kernels::DType::F32, &[1, e]).unwrap();
+    let config = |top_k| config(Scoring::Softmax, GroupScore::Max, [top_k, 1, 1]);
+    assert!(matches!(ops::route(&logits(513), None, &config(1)), Err(KernelError::Shape { .. })));
+    assert!(matches!(ops::route(&logits(64), None, &config(33)), Err(KernelError::Value { .. })));
+    let bias = tensor(&[64], &[0.0; 64]);
+    assert!(matches!(ops::route(&logits(64), Some(&bias), &config(2)), Err(KernelError::Placement { .. })));
+    assert_eq!(
+        ops::route(&Tensor::zeros(&device, kernels::DType::F32, &[0, 8]).unwrap(), None, &config(2))
+            .unwrap()
+            .experts
+            .shape(),
+        [0, 2]
+    );
 }

@@ -11,6 +11,7 @@ mod device;
 pub(crate) mod elementwise;
 pub(crate) mod embedding;
 mod fault;
+pub(crate) mod gate;
 mod graph;
 mod image;
 mod memory;

@@ -61,6 +61,15 @@ pub fn route(logits: &Tensor, correction_bias: Option<&Tensor>, config: &GateCon
     if let Some(bias) = correction_bias.filter(|b| b.shape() != [experts]) {
         return Err(KernelError::shape(OP, "correction_bias", format!("[{experts}]"), bias.shape()));
     }
+    logits.expect_dtype(DType::F32, "F32", OP, "logits")?;
+    if let Some(bias) = correction_bias {
+        bias.expect_dtype(DType::F32, "F32", OP, "correction_bias")?;
+        bias.expect_device(&logits.device(), OP, "correction_bias")?;
+    }
+    #[cfg(feature = "cuda-host")]
+    if logits.is_cuda() {
+        return crate::cuda::gate::route(logits, correction_bias, config);
+    }
     let bias = correction_bias.map(|b| b.f32s(OP, "correction_bias")).transpose()?;
     let mut ids = Tensor::output(&logits.device(), DType::U32, &[tokens, config.top_k])?;
     let mut weights = Tensor::output(&logits.device(), DType::F32, &[tokens, config.top_k])?;
