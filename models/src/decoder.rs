@@ -3,7 +3,7 @@
 use checkpoint::ModelConfig;
 use kernels::Tensor;
 
-use crate::layers::{Block, Embedding, KvCache, KvLayout, Linear, RmsNorm};
+use crate::layers::{Block, Embedding, Head, KvCache, KvLayout, RmsNorm};
 use crate::loader::Loader;
 use crate::{Batch, Model, ModelSummary, Mtp, Result, StepContext};
 
@@ -16,7 +16,7 @@ pub struct Decoder {
     embedding: Embedding,
     blocks: Vec<Block>,
     final_norm: RmsNorm,
-    head: Linear,
+    head: Head,
     mtp: Option<Mtp>,
     weight_bytes: usize,
     unknown_tensors: Vec<String>,
@@ -31,15 +31,15 @@ impl Decoder {
     ) -> Result<Self> {
         let common = config.common();
         let (vocab, dim) = (common.vocab_size, common.hidden_size);
-        let embedding = Embedding { table: loader.weight("model.embed_tokens", [vocab, dim])? };
+        let embedding = loader.embedding("model.embed_tokens", vocab, dim)?;
         let blocks = (0..common.num_hidden_layers).map(|i| block(loader, i)).collect::<Result<Vec<_>>>()?;
         let final_norm = loader.norm("model.norm", dim, common.rms_norm_eps)?;
         let head = if common.tie_word_embeddings {
             // Some checkpoints store the tied head once more.
             loader.skip_weight("lm_head");
-            Linear { weight: embedding.table.clone(), bias: None }
+            loader.tied_head(&embedding)?
         } else {
-            loader.linear("lm_head", [vocab, dim], false)?
+            loader.head("lm_head", vocab, dim)?
         };
         Ok(Self {
             summary: crate::summary(&config),

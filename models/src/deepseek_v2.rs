@@ -9,7 +9,7 @@ use checkpoint::{CommonConfig, DeepseekConfig, MlaConfig, ModelConfig, MoeConfig
 use kernels::ops::{GateConfig, GroupScore, MlaDims, Scoring};
 
 use crate::layers::{Attention, Block, Ffn, LatentQuery, Mla, Moe, RopeFrequencies, mla_softmax_scale};
-use crate::loader::Loader;
+use crate::loader::{Loader, Part};
 use crate::{Decoder, ModelError, Result};
 
 /// Epsilon of `q_a_layernorm` and `kv_a_layernorm`: hard-coded upstream, whatever `rms_norm_eps` says.
@@ -80,25 +80,32 @@ impl<'c> Blocks<'c> {
     fn attention(&self, loader: &mut Loader<'_>, prefix: &str) -> Result<Mla> {
         let MlaConfig { q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim } =
             *self.mla;
-        let (dim, num_heads) = (self.config.common.hidden_size, self.config.common.num_attention_heads);
-        let dims = MlaDims { num_heads, qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank };
-        let q_dim = num_heads * dims.qk_head_dim();
+        let CommonConfig { hidden_size: dim, num_attention_heads: of, .. } = self.config.common;
+        let range = loader.shard().heads(of)?;
+        let dims =
+            MlaDims { num_heads: range.len(), qk_nope_head_dim, qk_rope_head_dim, v_head_dim, kv_lora_rank };
+        // Every part is this rank's heads, in channels of its own.
+        let heads = |unit: usize| Part { range: range.clone(), unit, of };
         let at = |name: &str| format!("{prefix}.{name}");
         let query = match q_lora_rank {
-            None => LatentQuery::Full(loader.linear(&at("q_proj"), [q_dim, dim], false)?),
+            None => LatentQuery::Full(loader.column_linear(
+                &at("q_proj"),
+                &heads(dims.qk_head_dim()),
+                dim,
+                false,
+            )?),
             Some(rank) => LatentQuery::LowRank {
                 a: loader.linear(&at("q_a_proj"), [rank, dim], false)?,
                 norm: loader.norm(&at("q_a_layernorm"), rank, LATENT_NORM_EPS)?,
-                b: loader.linear(&at("q_b_proj"), [q_dim, rank], false)?,
+                b: loader.column_linear(&at("q_b_proj"), &heads(dims.qk_head_dim()), rank, false)?,
             },
         };
-        let kv_b_rows = num_heads * (qk_nope_head_dim + v_head_dim);
         Ok(Mla {
             query,
             kv_a: loader.linear(&at("kv_a_proj_with_mqa"), [dims.row_width(), dim], false)?,
             kv_a_norm: loader.norm(&at("kv_a_layernorm"), kv_lora_rank, LATENT_NORM_EPS)?,
-            kv_b: loader.weight(&at("kv_b_proj"), [kv_b_rows, kv_lora_rank])?,
-            o: loader.linear(&at("o_proj"), [dim, num_heads * v_head_dim], false)?,
+            kv_b: loader.rows(&at("kv_b_proj"), &heads(qk_nope_head_dim + v_head_dim), kv_lora_rank)?,
+            o: loader.row_linear(&at("o_proj"), dim, &heads(v_head_dim), false)?,
             dims,
             rope: self.rope.clone(),
             softmax_scale: mla_softmax_scale(dims.qk_head_dim(), &self.config.common.rope_scaling),
@@ -155,6 +162,7 @@ fn moe(
         gate_config: gate.clone(),
         experts: loader.experts(prefix, moe.n_routed_experts, dim, moe.moe_intermediate_size)?,
         shared_experts,
+        comm: loader.comm(),
     })
 }
 
@@ -177,7 +185,7 @@ mod tests {
         let checkpoint = Checkpoint::from_parts(config.to_string().as_bytes(), weights).unwrap();
         let ModelConfig::Deepseek(config) = checkpoint.config() else { panic!("a DeepSeek config") };
         let mut progress = |_| {};
-        let mut loader = Loader::new(&checkpoint, &Device::Cpu, &mut progress);
+        let mut loader = Loader::new(&checkpoint, &Device::Cpu, Arc::new(comm::Solo), &mut progress);
         let block = Blocks::new(config, None).unwrap().load(&mut loader, 0).unwrap();
         assert_eq!((block.attention_norm.eps, block.ffn_norm.eps), (1e-3, 1e-3));
         let Attention::Mla(mla) = block.attention else { panic!("latent attention") };

@@ -1,6 +1,7 @@
 //! The one error type of the models.
 
 use checkpoint::CheckpointError;
+use comm::CommError;
 use kernels::{Device, KernelError};
 
 /// Result of building or running a model.
@@ -15,6 +16,19 @@ pub enum ModelError {
     /// An op refused its arguments.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The ranks of a tensor-parallel model did not come together.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// Something of which every rank must have a part is too small for the number of ranks.
+    #[error("{what} is {count} and cannot be split over {ranks} ranks: use at most {count}")]
+    Ranks {
+        /// Key of `config.json`.
+        what: &'static str,
+        /// Its value.
+        count: usize,
+        /// Ranks asked for.
+        ranks: usize,
+    },
     /// The config contradicts itself, or asks for something that no layer here does.
     #[error("config: {key} is {found}, expected {expected}")]
     Config {

@@ -10,6 +10,10 @@
 //! load -> families (llama, deepseek, deepseek_v2, deepseek_v3) -> Decoder -> Block -> Attention, Ffn -> kernels::ops
 //! ```
 //!
+//! A model may be one rank of several ([`Shard`] says which part of every weight it keeps): layers hold a communicator
+//! and meet where they must. The row-parallel linears, the mixture of experts and the embedding are the only callers
+//! of `all_reduce`, the head is the only one of `all_gather_cols`; whatever is replicated has the same bits everywhere.
+//!
 //! Deliberately absent: tensor state outside [`KvCache`], global state, text. A forward takes the step's
 //! [`StepContext`] first, then the [`Batch`], then the cache it writes to.
 
@@ -24,6 +28,7 @@ mod llama;
 mod loader;
 mod model;
 mod mtp;
+mod shard;
 mod summary;
 
 pub mod layers;
@@ -33,6 +38,7 @@ pub use context::{Probe, StepContext};
 pub use decoder::Decoder;
 pub use error::{ModelError, Result};
 pub use layers::{KvCache, KvLayout, LayerKv};
-pub use model::{Model, load};
+pub use model::{Model, check_ranks, load};
 pub use mtp::{Mtp, MtpLayer};
+pub use shard::{HeadShard, Shard};
 pub use summary::{ModelSummary, SummaryPart, kv_layout, mtp_kv_layout, summary};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use checkpoint::{CommonConfig, LlamaConfig, ModelConfig};
 
 use crate::layers::{Attention, Block, Ffn, Gqa, GqaShape, RopeFrequencies};
-use crate::loader::Loader;
-use crate::{Decoder, ModelError, Result};
+use crate::loader::{Loader, Part};
+use crate::{Decoder, HeadShard, ModelError, Result};
 
 /// Reads a llama or qwen2 model.
 pub(crate) fn load(config: &LlamaConfig, loader: &mut Loader<'_>) -> Result<Decoder> {
@@ -46,23 +46,20 @@ pub(crate) fn attention(
     rope: &Arc<RopeFrequencies>,
     [qkv_bias, o_bias]: [bool; 2],
 ) -> Result<Attention> {
-    let shape = GqaShape {
-        num_heads: common.num_attention_heads,
-        num_kv_heads: common.num_key_value_heads,
-        head_dim: common.head_dim,
-    };
-    let (dim, q_dim) = (common.hidden_size, shape.num_heads * shape.head_dim);
-    let kv_dim = shape.num_kv_heads * shape.head_dim;
-    let mut linear = |name: &str, shape: [usize; 2], bias: bool| {
-        loader.linear(&format!("{prefix}.self_attn.{name}"), shape, bias)
-    };
+    let CommonConfig { hidden_size, num_attention_heads, num_key_value_heads, head_dim, .. } = *common;
+    let HeadShard { heads, kv_heads } =
+        loader.shard().grouped_heads(num_attention_heads, num_key_value_heads)?;
+    let shape = GqaShape { num_heads: heads.len(), num_kv_heads: kv_heads.len(), head_dim };
+    let q = Part { range: heads, unit: head_dim, of: num_attention_heads };
+    let kv = Part { range: kv_heads, unit: head_dim, of: num_key_value_heads };
+    let at = |name: &str| format!("{prefix}.self_attn.{name}");
     Ok(Attention::Gqa(Gqa {
-        q: linear("q_proj", [q_dim, dim], qkv_bias)?,
-        k: linear("k_proj", [kv_dim, dim], qkv_bias)?,
-        v: linear("v_proj", [kv_dim, dim], qkv_bias)?,
-        o: linear("o_proj", [dim, q_dim], o_bias)?,
+        q: loader.column_linear(&at("q_proj"), &q, hidden_size, qkv_bias)?,
+        k: loader.column_linear(&at("k_proj"), &kv, hidden_size, qkv_bias)?,
+        v: loader.column_linear(&at("v_proj"), &kv, hidden_size, qkv_bias)?,
+        o: loader.row_linear(&at("o_proj"), hidden_size, &q, o_bias)?,
         shape,
         rope: rope.clone(),
-        softmax_scale: (shape.head_dim as f64).powf(-0.5) as f32,
+        softmax_scale: (head_dim as f64).powf(-0.5) as f32,
     }))
 }

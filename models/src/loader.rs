@@ -3,18 +3,24 @@
 //! The record is what makes "no silent ignoring" possible: whatever the checkpoint holds beyond it is reported.
 
 use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
 
-use checkpoint::{Checkpoint, CommonConfig, LoadProgress};
+use checkpoint::{Checkpoint, CommonConfig, LoadProgress, Slice};
+use comm::Communicator;
 use kernels::ops::Experts;
 use kernels::{Device, Tensor, Weight};
 
-use crate::layers::{Linear, Mlp, RmsNorm};
-use crate::{ModelError, Result};
+use crate::layers::{Embedding, Head, Linear, Mlp, RmsNorm, RowLinear};
+use crate::{Result, Shard};
 
-/// Reads tensors onto one device and remembers their names and sizes.
+const VOCAB: &str = "vocab_size";
+
+/// Reads one rank's part of every tensor onto one device and remembers names and sizes.
 pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
+    comm: Arc<dyn Communicator>,
     progress: &'a mut dyn FnMut(LoadProgress),
     read: HashSet<String>,
     done: LoadProgress,
@@ -22,10 +28,33 @@ pub(crate) struct Loader<'a> {
     bytes: usize,
 }
 
+/// The heads or channels of a weight that this rank keeps.
+pub(crate) struct Part {
+    /// Which of them.
+    pub(crate) range: Range<usize>,
+    /// Rows (or columns) of each.
+    pub(crate) unit: usize,
+    /// How many there are on all ranks.
+    pub(crate) of: usize,
+}
+
+impl Part {
+    /// Rows (or columns) of the whole weight.
+    fn size(&self) -> usize {
+        self.of * self.unit
+    }
+
+    /// Those of this rank.
+    fn indices(&self) -> Range<usize> {
+        self.range.start * self.unit..self.range.end * self.unit
+    }
+}
+
 impl<'a> Loader<'a> {
     pub(crate) fn new(
         checkpoint: &'a Checkpoint,
         device: &'a Device,
+        comm: Arc<dyn Communicator>,
         progress: &'a mut dyn FnMut(LoadProgress),
     ) -> Self {
         let sizes = checkpoint.names().filter_map(|name| checkpoint.info(name));
@@ -34,7 +63,17 @@ impl<'a> Loader<'a> {
             bytes_total: sizes.map(|info| info.size_bytes as u64).sum(),
             ..LoadProgress::default()
         };
-        Self { checkpoint, device, progress, read: HashSet::new(), done, parameters: 0, bytes: 0 }
+        Self { checkpoint, device, comm, progress, read: HashSet::new(), done, parameters: 0, bytes: 0 }
+    }
+
+    /// Which part of the model is read.
+    pub(crate) fn shard(&self) -> Shard {
+        Shard::new(self.comm.rank(), self.comm.size())
+    }
+
+    /// The ranks, for layers that meet them.
+    pub(crate) fn comm(&self) -> Arc<dyn Communicator> {
+        self.comm.clone()
     }
 
     /// Whether the checkpoint has `name`.
@@ -44,23 +83,60 @@ impl<'a> Loader<'a> {
 
     /// `name` as `F32` of `shape`.
     pub(crate) fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let tensor = self.checkpoint.tensor_f32(name, shape)?;
-        self.record(with_scales(name), &tensor.device(), tensor.len(), tensor.size_bytes())?;
+        let tensor = self.checkpoint.tensor_f32(name, shape)?.to_device(self.device)?;
+        self.record(with_scales(name), tensor.len(), tensor.size_bytes());
         Ok(tensor)
     }
 
-    /// `{prefix}.weight` `[n, k]` in its stored form.
+    /// `{prefix}.weight` `[n, k]` in its stored form, on every rank.
     pub(crate) fn weight(&mut self, prefix: &str, shape: [usize; 2]) -> Result<Weight> {
-        let weight = self.checkpoint.weight(prefix, shape)?;
-        self.record_weight(&[prefix.to_owned()], &weight)?;
-        Ok(weight)
+        self.slice(prefix, shape, &Slice::All)
     }
 
-    /// `{prefix}.weight` `[n, k]`, and `{prefix}.bias` `[n]` if `bias`.
+    /// `{prefix}.weight` `[n, k]`, and `{prefix}.bias` `[n]` if `bias`, on every rank.
     pub(crate) fn linear(&mut self, prefix: &str, [n, k]: [usize; 2], bias: bool) -> Result<Linear> {
         let weight = self.weight(prefix, [n, k])?;
         let bias = if bias { Some(self.tensor(&format!("{prefix}.bias"), &[n])?) } else { None };
         Ok(Linear { weight, bias })
+    }
+
+    /// This rank's rows of `{prefix}.weight` `[rows, k]`.
+    pub(crate) fn rows(&mut self, prefix: &str, rows: &Part, k: usize) -> Result<Weight> {
+        self.slice(prefix, [rows.size(), k], &Slice::Rows(rows.indices()))
+    }
+
+    /// This rank's rows of `{prefix}.weight` `[rows, k]`, and of `{prefix}.bias` `[rows]` if `bias`.
+    pub(crate) fn column_linear(
+        &mut self,
+        prefix: &str,
+        rows: &Part,
+        k: usize,
+        bias: bool,
+    ) -> Result<Linear> {
+        let weight = self.rows(prefix, rows, k)?;
+        let bias = if bias { Some(self.vector(&format!("{prefix}.bias"), rows)?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    /// This rank's columns of `{prefix}.weight` `[n, cols]`, and on the first rank `{prefix}.bias` `[n]` if `bias`.
+    pub(crate) fn row_linear(
+        &mut self,
+        prefix: &str,
+        n: usize,
+        cols: &Part,
+        bias: bool,
+    ) -> Result<RowLinear> {
+        let weight = self.slice(prefix, [n, cols.size()], &Slice::Cols(cols.indices()))?;
+        let bias_name = format!("{prefix}.bias");
+        let bias = match bias {
+            true if self.comm.rank() == 0 => Some(self.tensor(&bias_name, &[n])?),
+            true => {
+                self.record(vec![bias_name], n, 0);
+                None
+            }
+            false => None,
+        };
+        Ok(RowLinear { weight, bias, comm: self.comm() })
     }
 
     /// The router matrix `{prefix}.weight` `[E, D]`, widened to `F32`.
@@ -78,12 +154,37 @@ impl<'a> Loader<'a> {
         self.norm(&format!("{prefix}.{name}"), common.hidden_size, common.rms_norm_eps)
     }
 
+    /// The token table `{prefix}.weight` `[vocab, dim]`.
+    pub(crate) fn embedding(&mut self, prefix: &str, vocab: usize, dim: usize) -> Result<Embedding> {
+        let rows = self.channels(VOCAB, vocab)?;
+        let table = self.rows(prefix, &rows, dim)?;
+        Ok(Embedding { table, first: rows.range.start, vocab_size: vocab, comm: self.comm() })
+    }
+
+    /// The head `{prefix}.weight` `[vocab, dim]`.
+    pub(crate) fn head(&mut self, prefix: &str, vocab: usize, dim: usize) -> Result<Head> {
+        let rows = self.channels(VOCAB, vocab)?;
+        let weight = self.rows(prefix, &rows, dim)?;
+        self.head_of(weight, vocab)
+    }
+
+    /// The head that is the token table once more.
+    pub(crate) fn tied_head(&self, embedding: &Embedding) -> Result<Head> {
+        self.head_of(embedding.table.clone(), embedding.vocab_size)
+    }
+
+    fn head_of(&self, weight: Weight, vocab: usize) -> Result<Head> {
+        let widths = self.shard().widths(VOCAB, vocab, self.block())?;
+        Ok(Head { linear: Linear { weight, bias: None }, widths, comm: self.comm() })
+    }
+
     /// The gated MLP at `prefix`, of width `inter`.
     pub(crate) fn mlp(&mut self, prefix: &str, dim: usize, inter: usize) -> Result<Mlp> {
+        let part = self.channels("intermediate_size", inter)?;
         Ok(Mlp {
-            gate: self.weight(&format!("{prefix}.gate_proj"), [inter, dim])?,
-            up: self.weight(&format!("{prefix}.up_proj"), [inter, dim])?,
-            down: self.weight(&format!("{prefix}.down_proj"), [dim, inter])?,
+            gate: self.rows(&format!("{prefix}.gate_proj"), &part, dim)?,
+            up: self.rows(&format!("{prefix}.up_proj"), &part, dim)?,
+            down: self.row_linear(&format!("{prefix}.down_proj"), dim, &part, false)?,
         })
     }
 
@@ -95,16 +196,16 @@ impl<'a> Loader<'a> {
         dim: usize,
         inter: usize,
     ) -> Result<Experts> {
-        let mut stack = |name: &str, shape: [usize; 2]| {
+        let range = self.channels("moe_intermediate_size", inter)?.range;
+        let mut stack = |name: &str, shape: [usize; 2], slice: Slice| {
             let prefixes: Vec<String> = (0..count).map(|e| format!("{prefix}.experts.{e}.{name}")).collect();
-            let weight = self.checkpoint.stacked_weight(&prefixes, shape)?;
-            self.record_weight(&prefixes, &weight)?;
-            Ok::<_, ModelError>(weight)
+            let weight = self.checkpoint.stacked_weight_slice(&prefixes, shape, &slice)?;
+            self.upload(&prefixes, shape, weight)
         };
         Ok(Experts {
-            gate: stack("gate_proj", [inter, dim])?,
-            up: stack("up_proj", [inter, dim])?,
-            down: stack("down_proj", [dim, inter])?,
+            gate: stack("gate_proj", [inter, dim], Slice::Rows(range.clone()))?,
+            up: stack("up_proj", [inter, dim], Slice::Rows(range.clone()))?,
+            down: stack("down_proj", [dim, inter], Slice::Cols(range))?,
         })
     }
 
@@ -113,12 +214,12 @@ impl<'a> Loader<'a> {
         self.read.extend(with_scales(&format!("{prefix}.weight")));
     }
 
-    /// Parameters read so far, scales not counted.
+    /// Parameters read so far, those of other ranks included, scales not counted.
     pub(crate) fn parameters(&self) -> u64 {
         self.parameters
     }
 
-    /// Bytes of the weights read so far, scales included.
+    /// Bytes of this rank's weights so far, scales included.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -132,16 +233,40 @@ impl<'a> Loader<'a> {
         unknown
     }
 
-    fn record_weight(&mut self, prefixes: &[String], weight: &Weight) -> Result<()> {
-        let names = prefixes.iter().flat_map(|prefix| with_scales(&format!("{prefix}.weight"))).collect();
-        self.record(names, &weight.device(), weight.len(), weight.size_bytes())
+    /// This rank's part of `width` channels (config key `what`).
+    fn channels(&self, what: &'static str, width: usize) -> Result<Part> {
+        Ok(Part { range: self.shard().channels(what, width, self.block())?, unit: 1, of: width })
     }
 
-    fn record(&mut self, names: Vec<String>, found: &Device, parameters: usize, bytes: usize) -> Result<()> {
-        if found != self.device {
-            let (expected, found) = (self.device.clone(), found.clone());
-            return Err(ModelError::Device { what: names.join(", "), expected, found });
-        }
+    /// Rows and columns that share a scale; slices keep them together, in both directions alike.
+    fn block(&self) -> Option<usize> {
+        let quantization = self.checkpoint.config().common().quantization;
+        quantization.map(|fp8| fp8.weight_block_size[0].max(fp8.weight_block_size[1]))
+    }
+
+    fn slice(&mut self, prefix: &str, shape: [usize; 2], slice: &Slice) -> Result<Weight> {
+        let weight = self.checkpoint.weight_slice(prefix, shape, slice)?;
+        self.upload(&[prefix.to_owned()], shape, weight)
+    }
+
+    /// This rank's elements of a vector.
+    fn vector(&mut self, name: &str, part: &Part) -> Result<Tensor> {
+        let vector = self.checkpoint.vector_f32(name, part.size(), part.indices())?.to_device(self.device)?;
+        self.record(vec![name.to_owned()], part.size(), vector.size_bytes());
+        Ok(vector)
+    }
+
+    /// Moves a weight to the device, which ends its copy on the host, and books it. `shape` is that of the whole
+    /// matrices.
+    fn upload(&mut self, prefixes: &[String], [n, k]: [usize; 2], weight: Weight) -> Result<Weight> {
+        let weight = weight.to_device(self.device)?;
+        let names = prefixes.iter().flat_map(|prefix| with_scales(&format!("{prefix}.weight"))).collect();
+        self.record(names, prefixes.len() * n * k, weight.size_bytes());
+        Ok(weight)
+    }
+
+    /// `parameters` are those of all ranks, `bytes` those of this one.
+    fn record(&mut self, names: Vec<String>, parameters: usize, bytes: usize) {
         self.parameters += parameters as u64;
         self.bytes += bytes;
         for info in names.iter().filter_map(|name| self.checkpoint.info(name)) {
@@ -150,7 +275,6 @@ impl<'a> Loader<'a> {
         }
         self.read.extend(names);
         (self.progress)(self.done);
-        Ok(())
     }
 }
 

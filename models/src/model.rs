@@ -1,11 +1,16 @@
 //! [`Model`]: what an engine may ask of a model, and [`load`], which builds the right family.
 
+use std::sync::Arc;
+
 use checkpoint::{Checkpoint, DeepseekGeneration, LoadProgress, ModelConfig};
+use comm::Communicator;
 use kernels::{Device, Tensor};
 
 use crate::layers::{KvCache, KvLayout};
 use crate::loader::Loader;
-use crate::{Batch, ModelSummary, Mtp, Result, StepContext, deepseek, deepseek_v2, deepseek_v3, llama};
+use crate::{
+    Batch, ModelError, ModelSummary, Mtp, Result, StepContext, deepseek, deepseek_v2, deepseek_v3, llama,
+};
 
 /// A decoder-only language model over a paged KV cache.
 ///
@@ -15,7 +20,7 @@ pub trait Model: Send + Sync {
     /// The config it was built from.
     fn config(&self) -> &ModelConfig;
 
-    /// What each decoder layer caches per token.
+    /// What each decoder layer caches per token on this rank.
     fn kv_layout(&self) -> &KvLayout;
 
     /// Runs the batch's tokens, writing their keys into `kv`: the final-normed hidden states `[T, D]`.
@@ -23,15 +28,18 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// Ids beyond the vocabulary, slots beyond the cache, a cache of another layout. After an error the cache rows
     /// of the batch's own tokens are unspecified; all others are untouched.
+    ///
+    /// All ranks of a tensor-parallel model call it together, with the same batch, and get the same bits.
     fn forward(&self, ctx: &mut StepContext<'_>, batch: &Batch, kv: &mut KvCache) -> Result<Tensor>;
 
-    /// Logits `[R, V]` of final-normed hidden states `[R, D]` (gather the rows that are sampled first).
+    /// Logits `[R, V]` of final-normed hidden states `[R, D]` (gather the rows that are sampled first); all ranks
+    /// together.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
 
     /// The multi-token-prediction layers, if the checkpoint has them.
     fn mtp(&self) -> Option<&Mtp>;
 
-    /// Bytes of all weights resident, MTP and scales included.
+    /// Bytes of all weights resident on this rank, MTP and scales included.
     fn weight_bytes(&self) -> usize;
 
     /// Tensors of the checkpoint that the family does not know, sorted. Not empty means that the checkpoint says
@@ -52,16 +60,32 @@ pub trait Model: Send + Sync {
     }
 }
 
-/// Reads the model of `checkpoint` onto `device`, telling `progress` as bytes arrive.
+/// Refuses more ranks than the model has parts for, before anything is read.
 ///
 /// # Errors
-/// A config that no family here computes, or a tensor that is missing or misshapen.
+/// [`ModelError::Ranks`] names what there is too little of.
+pub fn check_ranks(config: &ModelConfig, ranks: usize) -> Result<()> {
+    let heads = config.common().num_attention_heads;
+    if ranks <= heads {
+        return Ok(());
+    }
+    Err(ModelError::Ranks { what: "num_attention_heads", count: heads, ranks })
+}
+
+/// Reads the part of `checkpoint`'s model that rank `comm.rank()` of `comm.size()` keeps onto `device`, telling
+/// `progress` as tensors arrive. With [`comm::Solo`] that is all of it. Loading is no collective: ranks may load one
+/// after the other.
+///
+/// # Errors
+/// A config that no family here computes, more ranks than there are heads, or a tensor that is missing or misshapen.
 pub fn load(
     checkpoint: &Checkpoint,
     device: &Device,
+    comm: Arc<dyn Communicator>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn Model>> {
-    let mut loader = Loader::new(checkpoint, device, progress);
+    let mut loader = Loader::new(checkpoint, device, comm, progress);
+    check_ranks(checkpoint.config(), loader.shard().size())?;
     let decoder = match checkpoint.config() {
         ModelConfig::Llama(config) => llama::load(config, &mut loader)?,
         ModelConfig::Deepseek(config) => match config.generation {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use checkpoint::RopeScaling;
 use kernels::ops::{MlaDims, PagedBatch};
 use kernels::{DType, Device, RopeLayout, Tensor, Weight, reference};
-use models::layers::{LatentQuery, Linear, Mla, RmsNorm, RopeFrequencies, mla_softmax_scale};
+use models::layers::{LatentQuery, Linear, Mla, RmsNorm, RopeFrequencies, RowLinear, mla_softmax_scale};
 use models::{Batch, KvCache, KvLayout, LayerKv, StepContext};
 use testkit::{Random, assert_close};
 
@@ -51,7 +51,11 @@ fn layer(random: &mut Random, low_rank: bool) -> Mla {
         kv_a: linear(random, DIMS.row_width(), DIM),
         kv_a_norm: norm(random, DIMS.kv_lora_rank),
         kv_b: weight(random, DIMS.num_heads * (DIMS.qk_nope_head_dim + DIMS.v_head_dim), DIMS.kv_lora_rank),
-        o: linear(random, DIM, DIMS.num_heads * DIMS.v_head_dim),
+        o: RowLinear {
+            weight: weight(random, DIM, DIMS.num_heads * DIMS.v_head_dim),
+            bias: None,
+            comm: Arc::new(comm::Solo),
+        },
         dims: DIMS,
         rope: Arc::new(RopeFrequencies::new(1e4, DIMS.qk_rope_head_dim, &scaling)),
         softmax_scale: mla_softmax_scale(DIMS.qk_head_dim(), &scaling),
@@ -60,9 +64,9 @@ fn layer(random: &mut Random, low_rank: bool) -> Mla {
 
 /// Keys and values expanded per head, plain loops throughout; every token sees itself and those before it.
 fn naive(layer: &Mla, x: &[f32], tokens: usize) -> Vec<f32> {
-    let apply = |x: &[f32], linear: &Linear| {
-        let (k, n) = (linear.weight.cols(), linear.weight.rows());
-        reference::linear(x, &linear.weight.to_vec_f32(), None, k, n)
+    let apply = |x: &[f32], weight: &Weight| {
+        let (k, n) = (weight.cols(), weight.rows());
+        reference::linear(x, &weight.to_vec_f32(), None, k, n)
     };
     let normed = |x: &[f32], norm: &RmsNorm| {
         reference::rms_norm(x, &norm.weight.to_vec_f32(), norm.weight.len(), norm.eps)
@@ -76,12 +80,12 @@ fn naive(layer: &Mla, x: &[f32], tokens: usize) -> Vec<f32> {
         reference::rope(channels, &cos, &sin, RopeLayout::Interleaved);
     };
     let mut q = match &layer.query {
-        LatentQuery::Full(q) => apply(x, q),
-        LatentQuery::LowRank { a, norm, b } => apply(&normed(&apply(x, a), norm), b),
+        LatentQuery::Full(q) => apply(x, &q.weight),
+        LatentQuery::LowRank { a, norm, b } => apply(&normed(&apply(x, &a.weight), norm), &b.weight),
     };
     let heads = q.chunks_exact_mut(DIMS.qk_head_dim()).enumerate();
     heads.for_each(|(i, head)| rotate(i / DIMS.num_heads, &mut head[DIMS.qk_nope_head_dim..]));
-    let mut rows = apply(x, &layer.kv_a);
+    let mut rows = apply(x, &layer.kv_a.weight);
     for (t, row) in rows.chunks_exact_mut(DIMS.row_width()).enumerate() {
         let (latent, rope_key) = row.split_at_mut(DIMS.kv_lora_rank);
         let values = normed(latent, &layer.kv_a_norm);
@@ -91,7 +95,7 @@ fn naive(layer: &Mla, x: &[f32], tokens: usize) -> Vec<f32> {
     let visible: Vec<Vec<u32>> = (0..tokens).map(|t| (0..=t as u32).collect()).collect();
     let kv_b = layer.kv_b.to_vec_f32();
     let attended = reference::mla_naive(&q, &rows, &kv_b, &visible, &DIMS, layer.softmax_scale);
-    apply(&attended, &layer.o)
+    apply(&attended, &layer.o.weight)
 }
 
 #[test]

@@ -8,16 +8,18 @@ mod support;
 #[path = "support/random_model.rs"]
 mod random_model;
 
+use std::sync::Arc;
+
 use checkpoint::{Checkpoint, LoadProgress};
 use kernels::{Device, Tensor, ops, reference};
 use models::{Model, Probe, StepContext};
 use random_model::{awkward_v3, random_model};
 use serde_json::json;
-use support::{Pool, Sequence, prompt_logits};
+use support::{Pool, Sequence, load_rank, prompt_logits};
 use testkit::{Fixture, Random, RandomCheckpoint, assert_close};
 
 fn load(checkpoint: &Checkpoint) -> models::Result<Box<dyn Model>> {
-    models::load(checkpoint, &Device::Cpu, &mut |_| {})
+    load_rank(checkpoint, Arc::new(comm::Solo))
 }
 
 fn load_random(random: &RandomCheckpoint) -> models::Result<Box<dyn Model>> {
@@ -207,7 +209,8 @@ fn progress_rises_to_the_whole_checkpoint() {
     for name in ["deepseek_v3", "deepseek_v3_fp8", "qwen2_distill"] {
         let checkpoint = Fixture::open(name).checkpoint();
         let mut reports: Vec<LoadProgress> = Vec::new();
-        models::load(&checkpoint, &Device::Cpu, &mut |progress| reports.push(progress)).unwrap();
+        models::load(&checkpoint, &Device::Cpu, Arc::new(comm::Solo), &mut |progress| reports.push(progress))
+            .unwrap();
         assert!(reports.windows(2).all(|pair| {
             pair[0].tensors_done < pair[1].tensors_done && pair[0].bytes_done < pair[1].bytes_done
         }));

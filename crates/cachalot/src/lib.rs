@@ -29,6 +29,7 @@ mod model;
 mod options;
 mod output;
 mod prompt_format;
+mod ranks;
 mod source;
 mod stream;
 

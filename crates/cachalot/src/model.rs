@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use checkpoint::{GenerationConfig, ModelConfig};
 use engine::{Engine, EngineOptions, Request, Sequence};
-use kernels::Device;
 use text::encoding::fim;
 use text::{Prompt, ReasoningSplitter, Tokenizer};
 
@@ -12,6 +11,7 @@ use crate::prompt_format::PromptFormat;
 use crate::source::Opened;
 use crate::{
     Chat, Error, EventStream, GenerateOptions, Input, LoadOptions, ModelSource, Output, Progress, TextStream,
+    ranks,
 };
 
 /// A model in memory, with its tokenizer and prompt format. Clones share everything; use one from as many threads as
@@ -80,8 +80,9 @@ impl LanguageModel {
         let tokenizer = opened.tokenizer()?;
         let Opened { name, checkpoint, generation_config, .. } = opened;
         let format = PromptFormat::of(&tokenizer, &checkpoint.config().common().model_type)?;
-        let device = Device::Cpu;
-        let model = models::load(&checkpoint, &device, &mut |done| progress(Progress::Weights(done)))?;
+        let ranks = ranks::load(&checkpoint, options.tensor_parallel, &mut |done| {
+            progress(Progress::Weights(done));
+        })?;
         let engine_options = EngineOptions {
             context_len: options.context_len,
             kv_dtype: options.kv_dtype,
@@ -89,7 +90,7 @@ impl LanguageModel {
             prefill_chunk: options.prefill_chunk,
             ..EngineOptions::default()
         };
-        let engine = Engine::new(model, device, &engine_options)?;
+        let engine = Engine::new(ranks, &engine_options)?;
         Ok(Self { inner: Arc::new(Inner { name, engine, tokenizer, format, generation_config }) })
     }
 

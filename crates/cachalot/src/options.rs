@@ -16,12 +16,20 @@ pub struct LoadOptions {
     pub max_sequences: usize,
     /// Prompt tokens per step.
     pub prefill_chunk: usize,
+    /// Ranks that the weights are split over; each computes its part of every layer. At most the attention heads.
+    pub tensor_parallel: usize,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let engine = engine::EngineOptions::default();
-        Self { context_len: None, kv_dtype: None, max_sequences: 4, prefill_chunk: engine.prefill_chunk }
+        Self {
+            context_len: None,
+            kv_dtype: None,
+            max_sequences: 4,
+            prefill_chunk: engine.prefill_chunk,
+            tensor_parallel: 1,
+        }
     }
 }
 

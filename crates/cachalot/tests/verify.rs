@@ -330,7 +330,7 @@ fn tolerances_can_be_replaced() {
     copy.edit_golden(|golden| nudge(golden.get_mut("p7.logits").unwrap(), 0, 0.5));
     let outcome = |all, by_key: &[&str]| {
         let by_key: Vec<KeyTolerance> = by_key.iter().map(|text| text.parse().unwrap()).collect();
-        let options = VerifyOptions { chunk: None, tolerances: Tolerances { all, by_key } };
+        let options = VerifyOptions { tolerances: Tolerances { all, by_key }, ..Default::default() };
         verify_with(copy.path(), &options).map(|report| report.outcome())
     };
     assert_eq!(outcome(None, &[]).unwrap(), Outcome::Fail);

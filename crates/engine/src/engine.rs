@@ -1,17 +1,24 @@
-//! [`Engine`]: one model, its KV pool and the books over it; every sequence steps through [`Engine::extend`].
+//! [`Engine`]: one model on its ranks, their KV pools and the books over them; every sequence steps through
+//! [`Engine::extend`].
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use checkpoint::CommonConfig;
-use kernels::ops::PagedBatch;
-use kernels::{DType, Device, Tensor};
-use models::{Batch, KvCache, Model, StepContext};
+use kernels::{DType, Device};
+use models::{KvCache, Model, StepContext};
 use scheduler::BlockAllocator;
 
-use crate::{EngineError, Generation, Request, Sequence, memory};
+use crate::ranks::Ranks;
+use crate::step::StepInput;
+use crate::{EngineError, Generation, LogitRows, Rank, RankView, Request, Sequence, StepOutput, memory};
 
 /// The context an engine takes when none is asked for, unless the model's own is shorter.
 pub const DEFAULT_CONTEXT_LEN: usize = 8192;
+
+/// How long one rank waits for another unless somebody says otherwise: far more than a rank computes between two
+/// collectives, so that only a rank that hangs runs into it. One that fails is known at once.
+pub const RANK_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Sizes of an engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +36,8 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Fills the cache with NaN, so that whoever reads a row that was never written shows it. For `verify` and tests.
     pub poison_cache: bool,
+    /// How long a step waits for the other ranks after the first has finished its part.
+    pub rank_deadline: Duration,
 }
 
 impl Default for EngineOptions {
@@ -40,6 +49,7 @@ impl Default for EngineOptions {
             prefill_chunk: 256,
             max_sequences: 1,
             poison_cache: false,
+            rank_deadline: RANK_DEADLINE,
         }
     }
 }
@@ -55,10 +65,8 @@ pub fn default_kv_dtype(config: &CommonConfig) -> DType {
 /// A model ready to run. Shared by reference count: each [`Generation`] holds the engine it runs on, and several may
 /// be stepped in turn or from several threads. What one computes does not depend on the others.
 pub struct Engine {
-    model: Box<dyn Model>,
-    device: Device,
+    ranks: Ranks,
     allocator: BlockAllocator,
-    kv: Mutex<KvCache>,
     kv_dtype: DType,
     context_len: usize,
     prefill_chunk: usize,
@@ -68,7 +76,7 @@ pub struct Engine {
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine")
-            .field("device", &self.device)
+            .field("device", self.device())
             .field("context_len", &self.context_len)
             .field("kv_dtype", &self.kv_dtype)
             .finish_non_exhaustive()
@@ -76,16 +84,14 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Allocates the KV pool for `model` on `device`.
+    /// Allocates the KV pools of `ranks`, the ranks of one model in order, and starts a thread for each but the first.
     ///
     /// # Errors
-    /// [`EngineError::Options`] for a size out of range, [`EngineError::Memory`] if the pool does not fit.
-    pub fn new(
-        model: Box<dyn Model>,
-        device: Device,
-        options: &EngineOptions,
-    ) -> Result<Arc<Self>, EngineError> {
-        let common = model.config().common();
+    /// [`EngineError::Options`] for a size out of range or ranks that are no group, [`EngineError::Memory`] if the
+    /// pools do not fit.
+    pub fn new(ranks: Vec<Rank>, options: &EngineOptions) -> Result<Arc<Self>, EngineError> {
+        check_group(&ranks)?;
+        let common = ranks[0].model.config().common();
         let (vocab_size, longest) = (common.vocab_size, common.max_position_embeddings);
         let kv_dtype = options.kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
         if !matches!(kv_dtype, DType::F32 | DType::BF16) {
@@ -102,16 +108,19 @@ impl Engine {
         }
         let blocks = context_len.div_ceil(options.block_size.max(1)).saturating_mul(options.max_sequences);
         let allocator = BlockAllocator::new(blocks, options.block_size)?;
-        let layout = model.kv_layout();
-        let needed_bytes =
-            (layout.bytes_per_token(kv_dtype) as u64).saturating_mul(allocator.capacity() as u64);
+        let token_bytes: usize = ranks.iter().map(|r| r.model.kv_layout().bytes_per_token(kv_dtype)).sum();
+        let needed_bytes = (token_bytes as u64).saturating_mul(allocator.capacity() as u64);
         if let Some(available_bytes) = memory::available_bytes().filter(|&bytes| bytes < needed_bytes) {
             return Err(EngineError::Memory { context_len, needed_bytes, available_bytes });
         }
         let cache = if options.poison_cache { KvCache::poisoned } else { KvCache::new };
-        let kv = Mutex::new(cache(&device, layout, blocks, options.block_size, kv_dtype)?);
+        let ranks = ranks.into_iter().map(|rank| {
+            let kv = cache(&rank.device, rank.model.kv_layout(), blocks, options.block_size, kv_dtype)?;
+            Ok((rank, kv))
+        });
+        let ranks = Ranks::new(ranks.collect::<Result<_, EngineError>>()?, options.rank_deadline)?;
         let prefill_chunk = options.prefill_chunk;
-        Ok(Arc::new(Self { model, device, allocator, kv, kv_dtype, context_len, prefill_chunk, vocab_size }))
+        Ok(Arc::new(Self { ranks, allocator, kv_dtype, context_len, prefill_chunk, vocab_size }))
     }
 
     /// Starts a continuation with an empty cache.
@@ -136,52 +145,79 @@ impl Engine {
         Sequence::new(self.allocator.table())
     }
 
-    /// Runs the model over `tokens`, which follow those already in `sequence`, and returns their final-normed hidden
-    /// states `[T, D]`. This is the only place where a batch is made.
+    /// Runs the model over `tokens`, which follow those already in `sequence`, on all ranks: their hidden states, and
+    /// the logits of `rows`. `ctx` and its probe hear rank 0.
     ///
     /// # Errors
-    /// [`EngineError::Blocks`] if the pool is full; a failed step leaves the sequence as it was.
+    /// [`EngineError::Blocks`] if the pool is full, [`EngineError::Request`] for ids beyond the vocabulary,
+    /// [`EngineError::Rank`] if a rank of several fails; a failed step leaves the sequence as it was.
     pub fn extend(
         &self,
         ctx: &mut StepContext<'_>,
         sequence: &mut Sequence,
         tokens: &[u32],
-    ) -> Result<Tensor, EngineError> {
-        let (start, end) = (sequence.len(), sequence.len() + tokens.len());
-        sequence.table.grow_to(end)?;
-        let hidden = self.forward(ctx, sequence.table.blocks(), start, tokens);
-        match hidden {
+        rows: LogitRows,
+    ) -> Result<StepOutput, EngineError> {
+        // Found here, a bad id costs its own request; found by the ranks, it would cost the engine.
+        if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.vocab_size) {
+            return Err(EngineError::request("tokens", format!("token ids below {}", self.vocab_size), id));
+        }
+        let start = sequence.len();
+        sequence.table.grow_to(start + tokens.len())?;
+        let step = Arc::new(StepInput {
+            tokens: tokens.to_vec(),
+            start,
+            blocks: sequence.table.blocks().to_vec(),
+            block_size: self.allocator.block_size(),
+            rows,
+        });
+        let output = self.ranks.run(
+            |rank| step.run(ctx, rank),
+            || {
+                let step = Arc::clone(&step);
+                Arc::new(move |rank| step.run(&mut StepContext::new(rank.device), rank).map(drop))
+            },
+        );
+        match output {
             Ok(_) => sequence.commit(tokens),
             Err(_) => sequence.table.truncate(start),
         }
-        hidden
+        output
     }
 
-    fn forward(
+    /// Runs `job` on every rank at once and returns what it gave on rank 0. It must call the same collectives on each,
+    /// as a model's forward does.
+    ///
+    /// # Errors
+    /// What `job` returns where there is one rank, [`EngineError::Rank`] where there are several.
+    pub fn on_ranks<R>(
         &self,
-        ctx: &mut StepContext<'_>,
-        blocks: &[u32],
-        start: usize,
-        tokens: &[u32],
-    ) -> Result<Tensor, EngineError> {
-        let end = start + tokens.len();
-        let paged =
-            PagedBatch::new(&self.device, self.allocator.block_size(), &[(tokens.len(), end, blocks)])?;
-        let positions: Vec<u32> = (start as u32..end as u32).collect();
-        let batch = Batch::new(tokens, &positions, paged)?;
-        // Rows of other sequences are never read, so a step that panicked half way has damaged nobody else.
-        let mut kv = self.kv.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(self.model.forward(ctx, &batch, &mut kv)?)
+        job: impl Fn(&mut RankView<'_>) -> Result<R, EngineError> + Send + Sync + 'static,
+    ) -> Result<R, EngineError> {
+        let job = Arc::new(job);
+        self.ranks.run(
+            |rank| job(rank),
+            || {
+                let job = Arc::clone(&job);
+                Arc::new(move |rank| job(rank).map(drop))
+            },
+        )
     }
 
-    /// The model.
+    /// Rank 0 of the model, for its config and counts. Steps go through [`Engine::extend`] and [`Engine::on_ranks`]:
+    /// a forward on one rank alone would wait for the others.
     pub fn model(&self) -> &dyn Model {
-        &*self.model
+        &*self.ranks.first().model
     }
 
-    /// Where the model and its cache live.
+    /// Where rank 0 and its cache live.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.ranks.first().device
+    }
+
+    /// Ranks that the model is split over.
+    pub fn num_ranks(&self) -> usize {
+        self.ranks.first().comm.size()
     }
 
     /// Positions a sequence may reach, prompt and output together.
@@ -208,4 +244,19 @@ impl Engine {
     pub fn allocator(&self) -> &BlockAllocator {
         &self.allocator
     }
+}
+
+/// Ranks must be all members of one group, in order.
+fn check_group(ranks: &[Rank]) -> Result<(), EngineError> {
+    if ranks.is_empty() {
+        return Err(EngineError::options("ranks", "at least 1", 0));
+    }
+    for (index, Rank { comm, .. }) in ranks.iter().enumerate() {
+        if (comm.rank(), comm.size()) != (index, ranks.len()) {
+            let expected = format!("rank {index} of {}", ranks.len());
+            let found = format!("rank {} of {}", comm.rank(), comm.size());
+            return Err(EngineError::options("ranks", expected, found));
+        }
+    }
+    Ok(())
 }

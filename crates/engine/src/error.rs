@@ -42,6 +42,22 @@ pub enum EngineError {
         /// Bytes the operating system reports as available.
         available_bytes: u64,
     },
+    /// A rank of a tensor-parallel model failed, and with it the step on all ranks. The engine runs nothing any more.
+    #[error("rank {rank} failed: {reason}; this engine cannot go on, load the model again")]
+    Rank {
+        /// The rank that failed first.
+        rank: usize,
+        /// What happened to it.
+        reason: String,
+    },
+    /// The operating system gave no thread for a rank.
+    #[error("cannot start a thread for rank {rank}: {source}")]
+    Thread {
+        /// Which one.
+        rank: usize,
+        /// What it said.
+        source: std::io::Error,
+    },
     /// Logits that define no distribution.
     #[error("the logit of token {token} is {value}: there is no distribution to sample from")]
     Logits {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kernels::{Tensor, ops};
 use models::StepContext;
 
-use crate::{Engine, EngineError, GenerationStats, Request, Sampled, Sampler, Sequence};
+use crate::{Engine, EngineError, GenerationStats, LogitRows, Request, Sampled, Sampler, Sequence};
 
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,13 +137,14 @@ impl Generation {
         let started = Instant::now();
         let chunk = self.pending.len().min(self.engine.prefill_chunk());
         let mut ctx = StepContext::new(self.engine.device());
-        let hidden = self.engine.extend(&mut ctx, &mut self.sequence, &self.pending[..chunk])?;
+        let rows = if chunk == self.pending.len() { LogitRows::Last } else { LogitRows::None };
+        let output = self.engine.extend(&mut ctx, &mut self.sequence, &self.pending[..chunk], rows)?;
         self.pending.drain(..chunk);
-        if !self.pending.is_empty() {
+        let Some(logits) = output.logits else {
             self.stats.prefill += started.elapsed();
             return Ok(Step::Prefill { done: self.sequence.len(), total: self.stats.prompt_tokens });
-        }
-        let sampled = self.sample(&hidden)?;
+        };
+        let sampled = self.sampler.sample(&mut logits.to_vec_f32())?;
         self.record(started.elapsed());
         if self.stop_token_ids.contains(&sampled.token) {
             let reason = FinishReason::Stop(sampled.token);
@@ -157,14 +157,6 @@ impl Generation {
         }
         self.pending.push(sampled.token);
         Ok(Step::Token(sampled))
-    }
-
-    /// Samples from the last row of `hidden` `[T, D]`.
-    fn sample(&mut self, hidden: &Tensor) -> Result<Sampled, EngineError> {
-        let last = hidden.dim(0) as u32 - 1;
-        let rows = Tensor::from_u32(self.engine.device(), &[1], &[last])?;
-        let logits = self.engine.model().logits(&ops::gather_rows(hidden, &rows)?)?;
-        self.sampler.sample(&mut logits.to_vec_f32())
     }
 
     /// Books the time of a step that sampled a token.

@@ -4,6 +4,9 @@
 //! stepped: prefill in chunks, then one token at a time, each step being batch, forward, sample, commit. The engine
 //! speaks token ids only; what they spell is somebody else's concern.
 //!
+//! The model may be split over several ranks, each with its part of the weights and of the cache; a step is then the
+//! same function on all of them, and everything above a step does not notice.
+//!
 //! Cancelling and dropping are safe between any two steps, because the KV blocks belong to the generation's
 //! [`Sequence`] and return with it.
 
@@ -11,17 +14,21 @@ mod engine;
 mod error;
 mod generation;
 mod memory;
+mod ranks;
 mod request;
 mod sampler;
 mod sampling;
 mod sequence;
 mod stats;
+mod step;
 
-pub use engine::{DEFAULT_CONTEXT_LEN, Engine, EngineOptions, default_kv_dtype};
+pub use engine::{DEFAULT_CONTEXT_LEN, Engine, EngineOptions, RANK_DEADLINE, default_kv_dtype};
 pub use error::EngineError;
 pub use generation::{CancelHandle, FinishReason, Generation, Step};
+pub use ranks::{Rank, RankView};
 pub use request::Request;
 pub use sampler::{Sampled, Sampler};
 pub use sampling::{MAX_LOGPROBS, SamplingParams};
 pub use sequence::Sequence;
 pub use stats::GenerationStats;
+pub use step::{LogitRows, StepOutput};

@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
-use engine::{Engine, EngineError, EngineOptions, FinishReason, Generation, Request, SamplingParams, Step};
+use engine::{
+    Engine, EngineError, EngineOptions, FinishReason, Generation, Rank, Request, SamplingParams, Step,
+};
 use kernels::{DType, Device};
 use testkit::Fixture;
 
 fn engine_with(options: &EngineOptions) -> Result<Arc<Engine>, EngineError> {
     let fixture = Fixture::open("deepseek_v2_lite");
-    let model = models::load(&fixture.checkpoint(), &Device::Cpu, &mut |_| {}).unwrap();
-    Engine::new(model, Device::Cpu, options)
+    let model = models::load(&fixture.checkpoint(), &Device::Cpu, Arc::new(comm::Solo), &mut |_| {}).unwrap();
+    Engine::new(vec![Rank::solo(model, Device::Cpu)], options)
 }
 
 fn engine(prefill_chunk: usize, max_sequences: usize) -> Arc<Engine> {

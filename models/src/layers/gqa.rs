@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use kernels::{RopeLayout, Tensor, ops};
 
-use crate::layers::{Linear, RopeFrequencies};
+use crate::layers::{Linear, RopeFrequencies, RowLinear};
 use crate::{Batch, Result, StepContext};
 
-/// The head sizes of a GQA layer.
+/// The head sizes of a GQA layer, as this rank has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GqaShape {
     /// Query heads `H`.
@@ -28,7 +28,7 @@ pub struct Gqa {
     /// `v_proj` `[H_kv * head_dim, D]`.
     pub v: Linear,
     /// `o_proj` `[D, H * head_dim]`.
-    pub o: Linear,
+    pub o: RowLinear,
     /// Head sizes.
     pub shape: GqaShape,
     /// Frequencies over the whole head.

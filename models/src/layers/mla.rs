@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kernels::ops::{self, MlaDims};
 use kernels::{RopeLayout, Tensor, Weight};
 
-use crate::layers::{Linear, RmsNorm, RopeFrequencies};
+use crate::layers::{Linear, RmsNorm, RopeFrequencies, RowLinear};
 use crate::{Batch, Result, StepContext};
 
 /// How the query is projected.
@@ -49,7 +49,7 @@ pub struct Mla {
     /// `kv_b_proj` `[H * (nope + v), C]`: per head `W_UK`, then `W_UV`.
     pub kv_b: Weight,
     /// `o_proj` `[D, H * v]`.
-    pub o: Linear,
+    pub o: RowLinear,
     /// Head sizes.
     pub dims: MlaDims,
     /// Frequencies over the rope channels, which come last in a query head; pairs are interleaved.

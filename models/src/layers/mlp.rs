@@ -3,6 +3,7 @@
 use kernels::{Tensor, Weight, ops};
 
 use crate::Result;
+use crate::layers::RowLinear;
 
 /// `down(silu(gate x) * up x)`.
 #[derive(Debug, Clone)]
@@ -12,13 +13,17 @@ pub struct Mlp {
     /// `[I, D]`.
     pub up: Weight,
     /// `[D, I]`.
-    pub down: Weight,
+    pub down: RowLinear,
 }
 
 impl Mlp {
     /// `x` `[T, D]` to `[T, D]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let hidden = ops::swiglu(x, &self.gate, &self.up)?;
-        Ok(ops::linear(&hidden, &self.down, None)?)
+        self.down.forward(&ops::swiglu(x, &self.gate, &self.up)?)
+    }
+
+    /// This rank's summand of [`Mlp::forward`].
+    pub fn partial(&self, x: &Tensor) -> Result<Tensor> {
+        self.down.partial(&ops::swiglu(x, &self.gate, &self.up)?)
     }
 }

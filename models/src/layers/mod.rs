@@ -1,13 +1,15 @@
 //! The layers: what every family is assembled from. None of them knows a family's name; what varies between
 //! families is a field or an enum value that the family's file chose.
 //!
-//! `D` is `hidden_size`, `T` the step's tokens, `H` attention heads, `E` routed experts, `C` the latent width.
+//! `D` is `hidden_size`, `T` the step's tokens, `H` attention heads, `E` routed experts, `C` the latent width. Of a
+//! tensor-parallel model `H`, `H_kv`, `I` and the rows of the token table are those of this rank.
 
 mod attention;
 mod block;
 mod embedding;
 mod ffn;
 mod gqa;
+mod head;
 mod kv;
 mod linear;
 mod mla;
@@ -15,12 +17,14 @@ mod mlp;
 mod moe;
 mod norm;
 mod rope;
+mod row_linear;
 
 pub use attention::Attention;
 pub use block::Block;
 pub use embedding::Embedding;
 pub use ffn::Ffn;
 pub use gqa::{Gqa, GqaShape};
+pub use head::Head;
 pub use kv::{KvCache, KvLayout, LayerKv};
 pub use linear::Linear;
 pub use mla::{LatentQuery, Mla};
@@ -28,3 +32,4 @@ pub use mlp::Mlp;
 pub use moe::Moe;
 pub use norm::RmsNorm;
 pub use rope::{RopeFrequencies, mla_softmax_scale};
+pub use row_linear::RowLinear;

@@ -1,5 +1,8 @@
 //! [`Moe`]: the mixture-of-experts layer (DeepSeekMoE, arXiv 2401.06066; routing as in DeepSeek-V3 section 2.1.2).
 
+use std::sync::Arc;
+
+use comm::Communicator;
 use kernels::ops::{self, Experts, GateConfig};
 use kernels::{Tensor, Weight};
 
@@ -17,22 +20,25 @@ pub struct Moe {
     pub correction_bias: Option<Tensor>,
     /// The rule that turns logits into experts and weights.
     pub gate_config: GateConfig,
-    /// The routed experts.
+    /// The routed experts; every rank has a slice of each.
     pub experts: Experts,
     /// All shared experts as one MLP of `n_shared_experts * moe_intermediate_size`, always with weight 1.
     pub shared_experts: Option<Mlp>,
+    /// The ranks.
+    pub comm: Arc<dyn Communicator>,
 }
 
 impl Moe {
-    /// `x` `[T, D]`, normed, to `[T, D]`.
+    /// `x` `[T, D]`, normed, to `[T, D]`. Every rank routes alike, and routed and shared experts are reduced together.
     pub fn forward(&self, ctx: &mut StepContext<'_>, x: &Tensor) -> Result<Tensor> {
         let logits = ops::linear(x, &self.gate, None)?;
         let routing = ops::route(&logits, self.correction_bias.as_ref(), &self.gate_config)?;
         ctx.probe_router(self.layer_idx, &logits, &routing);
         let mut out = ops::moe_experts(x, &routing, &self.experts)?;
         if let Some(shared_experts) = &self.shared_experts {
-            ops::add_assign(&mut out, &shared_experts.forward(x)?)?;
+            ops::add_assign(&mut out, &shared_experts.partial(x)?)?;
         }
+        self.comm.all_reduce(&mut out)?;
         Ok(out)
     }
 }

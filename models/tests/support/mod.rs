@@ -4,6 +4,10 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
+use checkpoint::Checkpoint;
+use comm::{Communicator, Solo};
 use kernels::ops::PagedBatch;
 use kernels::{DType, Device, Tensor};
 use models::{Batch, KvCache, Model, StepContext};
@@ -18,10 +22,17 @@ pub(crate) fn tolerance(n: usize) -> f32 {
     }
 }
 
+/// One rank of a model.
+pub(crate) fn load_rank(
+    checkpoint: &Checkpoint,
+    comm: Arc<dyn Communicator>,
+) -> models::Result<Box<dyn Model>> {
+    models::load(checkpoint, &Device::Cpu, comm, &mut |_| {})
+}
+
 /// The model of a fixture.
 pub(crate) fn load(fixture: &Fixture) -> Box<dyn Model> {
-    models::load(&fixture.checkpoint(), &Device::Cpu, &mut |_| {})
-        .unwrap_or_else(|e| panic!("{}: {e}", fixture.name()))
+    load_rank(&fixture.checkpoint(), Arc::new(Solo)).unwrap_or_else(|e| panic!("{}: {e}", fixture.name()))
 }
 
 /// One sequence: how many of its tokens are cached, and in which blocks.

@@ -5,19 +5,27 @@ use std::path::Path;
 
 use checkpoint::{Checkpoint, CheckpointError};
 use engine::{Engine, EngineOptions};
-use kernels::{DType, Device};
+use kernels::DType;
 
 use super::runner::{Observed, Rows, Runner};
 use super::{Golden, Key, Report, RouterPart, Row, Tolerances, Verdict};
-use crate::Error;
+use crate::{Error, ranks};
 
 /// How a checkpoint is verified.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct VerifyOptions {
     /// Prompt tokens per step; `None` runs each prompt whole.
     pub chunk: Option<usize>,
     /// How far values may be from their references.
     pub tolerances: Tolerances,
+    /// Ranks that the model is split over, at least 1.
+    pub tensor_parallel: usize,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        Self { chunk: None, tolerances: Tolerances::default(), tensor_parallel: 1 }
+    }
 }
 
 /// Runs the model of `dir` (`config.json`, `model*.safetensors`) and compares everything that `golden.safetensors`
@@ -49,8 +57,7 @@ pub fn verify_checkpoint(
     let vocab_size = checkpoint.config().common().vocab_size;
     let prompts = Prompts::read(&golden, &keys, vocab_size)?;
     progress("loading the weights");
-    let device = Device::Cpu;
-    let model = models::load(&checkpoint, &device, &mut |_| {})?;
+    let ranks = ranks::load(&checkpoint, options.tensor_parallel, &mut |_| {})?;
     let engine_options = EngineOptions {
         context_len: Some(prompts.longest().max(2)),
         kv_dtype: Some(DType::F32),
@@ -58,8 +65,9 @@ pub fn verify_checkpoint(
         prefill_chunk: options.chunk.unwrap_or(usize::MAX),
         max_sequences: 1,
         poison_cache: true,
+        ..EngineOptions::default()
     };
-    let runner = Runner { engine: Engine::new(model, device, &engine_options)?, chunk: options.chunk };
+    let runner = Runner { engine: Engine::new(ranks, &engine_options)?, chunk: options.chunk };
     let mut checks = Checks { golden: &golden, options, runner, prompts, observed: HashMap::new() };
     let rows = keys.iter().map(|(name, key)| checks.row(name, key, progress)).collect::<Result<_, _>>()?;
     Ok(Report { rows })

@@ -1,11 +1,12 @@
 //! [`Runner`]: runs prompts through the engine's own step path and keeps everything that a golden file can ask about.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use engine::{Engine, Request, SamplingParams, Step};
+use engine::{Engine, EngineError, LogitRows, RankView, Request, SamplingParams, Step};
 use kernels::ops::{PagedBatch, Routing};
-use kernels::{DType, Tensor};
+use kernels::{DType, Device, KernelError, Tensor};
 use models::{Batch, KvCache, Probe, StepContext};
 
 use crate::Error;
@@ -50,10 +51,14 @@ impl Rows {
         self.values.extend(tensor.to_vec_f32());
     }
 
+    fn extend<'t>(&mut self, tensors: impl IntoIterator<Item = &'t Tensor>) {
+        tensors.into_iter().for_each(|tensor| self.append(tensor));
+    }
+
     /// Rows `range` as a tensor.
-    fn slice(&self, engine: &Engine, range: std::ops::Range<usize>) -> Result<Tensor, Error> {
+    fn slice(&self, device: &Device, range: Range<usize>) -> Result<Tensor, KernelError> {
         let values = &self.values[range.start * self.width..range.end * self.width];
-        Ok(Tensor::from_f32(engine.device(), &[range.len(), self.width], values)?)
+        Tensor::from_f32(device, &[range.len(), self.width], values)
     }
 }
 
@@ -92,8 +97,8 @@ impl Runner {
         let mut logits = Rows::default();
         for tokens in self.steps(ids) {
             let mut ctx = StepContext::with_probe(engine.device(), &mut observed);
-            let hidden = engine.extend(&mut ctx, &mut sequence, tokens)?;
-            logits.append(&engine.model().logits(&hidden)?);
+            let step = engine.extend(&mut ctx, &mut sequence, tokens, LogitRows::All)?;
+            logits.extend(step.logits.as_ref());
         }
         Ok(Observed { logits, ..observed })
     }
@@ -101,26 +106,12 @@ impl Runner {
     /// Draft logits `[n - 1, V]`: row `t` mixes row `t` of `hidden` with the embedding of token `t + 1`. `None` if
     /// the checkpoint has no MTP layer.
     pub(crate) fn mtp(&self, ids: &[u32], hidden: &Rows) -> Result<Option<Rows>, Error> {
-        let engine = &self.engine;
-        let Some(mtp) = engine.model().mtp() else {
+        if self.engine.model().mtp().is_none() {
             return Ok(None);
-        };
-        let next = &ids[1..];
-        let blocks: Vec<u32> = (0..next.len().div_ceil(BLOCK_SIZE).max(1) as u32).collect();
-        let mut kv =
-            KvCache::poisoned(engine.device(), mtp.kv_layout(), blocks.len(), BLOCK_SIZE, DType::F32)?;
-        let mut ctx = StepContext::new(engine.device());
-        let (mut logits, mut start) = (Rows::default(), 0);
-        for tokens in self.steps(next) {
-            let end = start + tokens.len();
-            let paged = PagedBatch::new(engine.device(), BLOCK_SIZE, &[(tokens.len(), end, &blocks)])?;
-            let positions: Vec<u32> = (start as u32..end as u32).collect();
-            let batch = Batch::new(tokens, &positions, paged)?;
-            let drafted = mtp.forward(&mut ctx, 0, &batch, &hidden.slice(engine, start..end)?, &mut kv)?;
-            logits.append(&engine.model().logits(&drafted)?);
-            start = end;
         }
-        Ok(Some(logits))
+        let (next, hidden) = (ids[1..].to_vec(), hidden.clone());
+        let chunk = self.chunk.unwrap_or(next.len()).max(1);
+        Ok(Some(self.engine.on_ranks(move |rank| draft(rank, &next, &hidden, chunk))?))
     }
 
     /// `count` greedy tokens after `prompt`, as any user's request would get them; no token ends it.
@@ -145,17 +136,37 @@ impl Runner {
         let mut sequence = engine.sequence();
         let mut ctx = StepContext::new(engine.device());
         let mut logits = Rows::default();
-        let mut last = Rows::default();
+        let mut last = None;
         for chunk in self.steps(prompt) {
-            last = Rows::default();
-            last.append(&engine.extend(&mut ctx, &mut sequence, chunk)?);
+            last = engine.extend(&mut ctx, &mut sequence, chunk, LogitRows::Last)?.logits;
         }
-        let rows = last.values.len() / last.width.max(1);
-        logits.append(&engine.model().logits(&last.slice(engine, rows - 1..rows)?)?);
+        logits.extend(last.as_ref());
         for token in &tokens[..tokens.len() - 1] {
-            let hidden = engine.extend(&mut ctx, &mut sequence, &[*token])?;
-            logits.append(&engine.model().logits(&hidden)?);
+            let step = engine.extend(&mut ctx, &mut sequence, &[*token], LogitRows::Last)?;
+            logits.extend(step.logits.as_ref());
         }
         Ok(logits)
     }
+}
+
+/// One rank's part of [`Runner::mtp`]: the tokens `next` in steps of `chunk`, over a cache of their own.
+fn draft(rank: &mut RankView<'_>, next: &[u32], hidden: &Rows, chunk: usize) -> Result<Rows, EngineError> {
+    let RankView { model, device, .. } = rank;
+    let Some(mtp) = model.mtp() else {
+        return Ok(Rows::default());
+    };
+    let blocks: Vec<u32> = (0..next.len().div_ceil(BLOCK_SIZE).max(1) as u32).collect();
+    let mut kv = KvCache::poisoned(device, mtp.kv_layout(), blocks.len(), BLOCK_SIZE, DType::F32)?;
+    let mut ctx = StepContext::new(device);
+    let (mut logits, mut start) = (Rows::default(), 0);
+    for tokens in next.chunks(chunk) {
+        let end = start + tokens.len();
+        let paged = PagedBatch::new(device, BLOCK_SIZE, &[(tokens.len(), end, &blocks)])?;
+        let positions: Vec<u32> = (start as u32..end as u32).collect();
+        let batch = Batch::new(tokens, &positions, paged)?;
+        let drafted = mtp.forward(&mut ctx, 0, &batch, &hidden.slice(device, start..end)?, &mut kv)?;
+        logits.append(&model.logits(&drafted)?);
+        start = end;
+    }
+    Ok(logits)
 }

@@ -62,6 +62,9 @@ pub(crate) struct Args {
     /// Element type of the KV cache; the default follows the checkpoint
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
+    /// Split the model over N ranks, which compute its layers together
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    tp: usize,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -140,6 +143,7 @@ fn load(args: &Args, source: ModelSource) -> anyhow::Result<LanguageModel> {
     let options = LoadOptions {
         context_len: args.ctx_size,
         kv_dtype: args.kv_dtype.map(Into::into),
+        tensor_parallel: args.tp,
         // One conversation is all there is.
         max_sequences: 1,
         ..LoadOptions::default()

@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Prompt tokens per step; the whole prompt if left out
     #[arg(long, value_name = "N")]
     chunk: Option<usize>,
+    /// Split the model over N ranks
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    tp: usize,
     /// Accept this difference for every key; the default is 1e-4 up to 7 tokens, 3e-4 up to 33, 1e-3 beyond
     #[arg(long, value_name = "X")]
     tolerance: Option<f64>,
@@ -57,7 +60,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn checkpoint(args: &Args) -> anyhow::Result<Report> {
     let tolerances = Tolerances { all: args.tolerance, by_key: args.tolerance_key.clone() };
-    let options = VerifyOptions { chunk: args.chunk, tolerances };
+    let options = VerifyOptions { chunk: args.chunk, tolerances, tensor_parallel: args.tp };
     let mut display = ProgressDisplay::new();
     let report = verify_checkpoint(&args.path, &options, &mut |step| display.message(step))?;
     display.clear();

@@ -1,0 +1,240 @@
+//! [`Ranks`]: the ranks of a tensor-parallel model, and the one way to run something on all of them.
+//!
+//! Rank 0 works on the thread that calls, every other rank on a thread of its own, and a step is the same function on
+//! each. They meet inside it, in the model's collectives. A rank that fails aborts the group, which ends the step on
+//! all others; the group is dead from then on, because nobody knows how far its caches got.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use comm::{CommError, Communicator, Solo};
+use kernels::Device;
+use models::{KvCache, Model, ModelError};
+
+use crate::EngineError;
+
+/// How long to wait for the other ranks' reports once it is known that the step has failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// One rank of a model, loaded.
+pub struct Rank {
+    /// Its part of the model.
+    pub model: Box<dyn Model>,
+    /// Where that part lives.
+    pub device: Device,
+    /// The communicator that the model's layers hold.
+    pub comm: Arc<dyn Communicator>,
+}
+
+impl Rank {
+    /// The only rank of a model.
+    pub fn solo(model: Box<dyn Model>, device: Device) -> Self {
+        Self { model, device, comm: Arc::new(Solo) }
+    }
+}
+
+/// What a rank's part of a step works on.
+pub struct RankView<'a> {
+    /// Its part of the model.
+    pub model: &'a dyn Model,
+    /// Where that part lives.
+    pub device: &'a Device,
+    /// Its cache; the blocks are the same on every rank.
+    pub kv: &'a mut KvCache,
+}
+
+/// What one of the other ranks does in a step.
+pub(crate) type Job = Arc<dyn Fn(&mut RankView<'_>) -> Result<(), EngineError> + Send + Sync>;
+
+/// All ranks of one engine.
+pub(crate) struct Ranks {
+    first: Rank,
+    /// Held for a whole step, so that all ranks see the steps in one order.
+    state: Mutex<State>,
+    failure: OnceLock<Failure>,
+    deadline: Duration,
+}
+
+struct State {
+    kv: KvCache,
+    workers: Vec<Worker>,
+}
+
+/// A rank on a thread of its own.
+struct Worker {
+    rank: usize,
+    jobs: Sender<Job>,
+    reports: Receiver<Result<(), Failure>>,
+    thread: JoinHandle<()>,
+}
+
+/// Why a rank's part of a step failed.
+#[derive(Debug, Clone)]
+struct Failure {
+    rank: usize,
+    reason: String,
+    /// Whether this is what the rank heard from the group, and not a failure of its own.
+    is_hearsay: bool,
+}
+
+impl Ranks {
+    /// The ranks in order with their caches; `deadline` bounds how long the others may go on after the first has
+    /// finished a step.
+    pub(crate) fn new(ranks: Vec<(Rank, KvCache)>, deadline: Duration) -> Result<Self, EngineError> {
+        let mut ranks = ranks.into_iter();
+        let Some((first, kv)) = ranks.next() else {
+            return Err(EngineError::options("ranks", "at least 1", 0));
+        };
+        let workers = ranks.enumerate().map(|(i, (rank, kv))| Worker::spawn(i + 1, rank, kv));
+        let state = Mutex::new(State { kv, workers: workers.collect::<Result<_, _>>()? });
+        Ok(Self { first, state, failure: OnceLock::new(), deadline })
+    }
+
+    /// Rank 0.
+    pub(crate) fn first(&self) -> &Rank {
+        &self.first
+    }
+
+    /// Runs `mine` on rank 0 and `theirs` on every other rank, and returns when all are done.
+    pub(crate) fn run<R>(
+        &self,
+        mine: impl FnOnce(&mut RankView<'_>) -> Result<R, EngineError>,
+        theirs: impl FnOnce() -> Job,
+    ) -> Result<R, EngineError> {
+        // Rows of other sequences are never read, so a step that panicked half way has damaged nobody else.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { kv, workers } = &mut *state;
+        let Rank { model, device, comm } = &self.first;
+        let mut view = RankView { model: &**model, device, kv };
+        if workers.is_empty() {
+            return mine(&mut view);
+        }
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.to_error());
+        }
+        let job = theirs();
+        for worker in &*workers {
+            // A thread that has ended says so when its report is awaited.
+            let _ = worker.jobs.send(job.clone());
+        }
+        let result = guarded(0, &**comm, || mine(&mut view));
+        let mut failures = Vec::new();
+        let result = result.map_err(|failure| failures.push(failure)).ok();
+        for worker in &*workers {
+            let patience = if failures.is_empty() { self.deadline } else { self.deadline.min(AFTER_FAILURE) };
+            if let Err(failure) = worker.report(patience) {
+                // Whoever is late must not find the others gone on without it.
+                comm.abort(&failure.reason);
+                failures.push(failure);
+            }
+        }
+        match (result, root(&failures)) {
+            (Some(result), None) => Ok(result),
+            (_, cause) => {
+                let cause = cause.unwrap_or_else(|| Failure::own(0, "an unknown reason"));
+                Err(self.failure.get_or_init(|| cause).to_error())
+            }
+        }
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for Worker { jobs, thread, .. } in state.workers.drain(..) {
+            drop(jobs);
+            // A rank that never came back from a failed step cannot be waited for.
+            if self.failure.get().is_none() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn spawn(index: usize, rank: Rank, mut kv: KvCache) -> Result<Self, EngineError> {
+        let (jobs, todo) = channel::<Job>();
+        let (report, reports) = channel();
+        let work = move || {
+            let Rank { model, device, comm } = rank;
+            for job in todo {
+                let mut view = RankView { model: &*model, device: &device, kv: &mut kv };
+                let result = guarded(index, &*comm, || job(&mut view));
+                if report.send(result).is_err() {
+                    break;
+                }
+            }
+        };
+        let thread = thread::Builder::new()
+            .name(format!("rank {index}"))
+            .spawn(work)
+            .map_err(|source| EngineError::Thread { rank: index, source })?;
+        Ok(Self { rank: index, jobs, reports, thread })
+    }
+
+    fn report(&self, patience: Duration) -> Result<(), Failure> {
+        self.reports.recv_timeout(patience).unwrap_or_else(|error| {
+            Err(Failure::own(
+                self.rank,
+                match error {
+                    RecvTimeoutError::Timeout => format!("no answer within {patience:?}"),
+                    RecvTimeoutError::Disconnected => "its thread has ended".to_owned(),
+                },
+            ))
+        })
+    }
+}
+
+/// Runs one rank's part; if it fails or panics, the others hear of it at once.
+fn guarded<R>(
+    rank: usize,
+    comm: &dyn Communicator,
+    part: impl FnOnce() -> Result<R, EngineError>,
+) -> Result<R, Failure> {
+    // After a panic nothing of the group is used again.
+    let failure = match catch_unwind(AssertUnwindSafe(part)) {
+        Ok(Ok(result)) => return Ok(result),
+        Ok(Err(error)) => Failure::of(rank, &error),
+        Err(panic) => {
+            let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+            let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
+            Failure::own(rank, format!("panicked: {}", words.unwrap_or_default()))
+        }
+    };
+    comm.abort(&failure.reason);
+    Err(failure)
+}
+
+/// The failure that all others follow from.
+fn root(failures: &[Failure]) -> Option<Failure> {
+    failures.iter().find(|failure| !failure.is_hearsay).or(failures.first()).cloned()
+}
+
+impl Failure {
+    fn own(rank: usize, reason: impl Into<String>) -> Self {
+        Self { rank, reason: reason.into(), is_hearsay: false }
+    }
+
+    fn of(rank: usize, error: &EngineError) -> Self {
+        let EngineError::Model(ModelError::Comm(heard)) = error else {
+            return Self::own(rank, error.to_string());
+        };
+        let reason = heard.to_string();
+        match heard {
+            CommError::Aborted { rank, reason } => {
+                Self { rank: *rank, reason: reason.clone(), is_hearsay: true }
+            }
+            CommError::Left { rank, .. } => Self { rank: *rank, reason, is_hearsay: true },
+            // Nobody else has more to say about these.
+            CommError::Late { missing, .. } => Self::own(missing.first().copied().unwrap_or(rank), reason),
+            CommError::Mismatch { .. } | CommError::Argument { .. } => Self::own(rank, reason),
+        }
+    }
+
+    fn to_error(&self) -> EngineError {
+        EngineError::Rank { rank: self.rank, reason: self.reason.clone() }
+    }
+}
