@@ -14,9 +14,11 @@ mod fault;
 pub(crate) mod gate;
 mod graph;
 mod image;
+pub(crate) mod kv_write;
 mod memory;
 mod modules;
 pub(crate) mod norm;
+pub(crate) mod paged_attention;
 pub(crate) mod rope;
 mod staging;
 
