@@ -302,7 +302,7 @@ impl Weight {
         let element = |index: usize| {
             // A byte is exact in f32. Low half first; K is even, so a row starts with a low half.
             let byte = codes[index / 2] as u8;
-            let code = if index % 2 == 0 { byte & 15 } else { byte >> 4 };
+            let code = if index.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
             decode(code, index / k * k.div_ceil(width) + index % k / width)
         };
         (0..self.len()).map(element).collect()

@@ -16,7 +16,7 @@ use models::{LayerKv, Model, StepContext};
 use random_model::{awkward_v3, random_model};
 use serde_json::json;
 use support::{Pool, Sequence, load_rank, prompt_logits, tolerance};
-use testkit::{Fixture, assert_close};
+use testkit::{Fixture, RandomCheckpoint, assert_close};
 
 /// What `run` finds on each of `size` ranks of the model in `dir`.
 fn on_ranks<R: Send>(dir: &Path, size: usize, run: impl Fn(&dyn Model) -> R + Sync) -> Vec<R> {
@@ -79,6 +79,41 @@ fn indivisible_sizes_give_one_ranks_logits() {
             let what = format!("tied {tied}, {size} ranks");
             assert_close(&what, &logits(dir.path(), size, &tokens), &expected, 101, 1e-4);
         }
+    }
+}
+
+/// A llama with biases everywhere, seven query heads on one key head, and an odd width.
+#[test]
+fn biases_are_added_once() {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "attention_bias": true, "mlp_bias": false,
+        "num_hidden_layers": 2, "hidden_size": 28, "num_attention_heads": 7, "num_key_value_heads": 1,
+        "head_dim": 4, "intermediate_size": 37, "vocab_size": 50, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 512, "rope_theta": 10_000, "tie_word_embeddings": false,
+    });
+    let mut random = RandomCheckpoint::new(config, 3);
+    random.matrix("model.embed_tokens.weight", [50, 28]).matrix("lm_head.weight", [50, 28]);
+    random.vector("model.norm.weight", 28, 1.0);
+    for i in 0..2 {
+        let at = |name: &str| format!("model.layers.{i}.{name}");
+        for (name, shape) in
+            [("q_proj", [28, 28]), ("k_proj", [4, 28]), ("v_proj", [4, 28]), ("o_proj", [28, 28])]
+        {
+            random.matrix(&at(&format!("self_attn.{name}.weight")), shape);
+            random.vector(&at(&format!("self_attn.{name}.bias")), shape[0], 0.5);
+        }
+        for (name, shape) in [("gate_proj", [37, 28]), ("up_proj", [37, 28]), ("down_proj", [28, 37])] {
+            random.matrix(&at(&format!("mlp.{name}.weight")), shape);
+        }
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            random.vector(&at(&format!("{norm}.weight")), 28, 1.0);
+        }
+    }
+    let (dir, _checkpoint) = random.open();
+    let tokens = [7, 0, 49, 25, 24, 26];
+    let expected = logits(dir.path(), 1, &tokens);
+    for size in [2, 3, 7] {
+        assert_close(&format!("{size} ranks"), &logits(dir.path(), size, &tokens), &expected, 50, 1e-4);
     }
 }
 

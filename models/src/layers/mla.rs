@@ -13,6 +13,7 @@ use crate::{Batch, Result, StepContext};
 
 /// How the query is projected.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per layer, built once and never moved in a forward")]
 pub enum LatentQuery {
     /// One matrix `q_proj` `[H * (nope + rope), D]` (`q_lora_rank` is null).
     Full(Linear),
