@@ -59,3 +59,9 @@ SIMT_EXPORT(cast_f32_bf16)
 ROW_COPIES(2, uint16_t)
 ROW_COPIES(4, uint32_t)
 ROW_COPIES(16, uint4)
+
+extern "C" __global__ void __launch_bounds__(256) cast_bf16_f32(const __nv_bfloat16* __restrict__ x, float* __restrict__ y, uint64_t n) {
+    uint64_t i = uint64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i < n) simt::store(y + i, __bfloat162float(simt::load(x + i)));
+}
+SIMT_EXPORT(cast_bf16_f32)

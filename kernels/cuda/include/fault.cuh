@@ -15,7 +15,6 @@ enum FaultCode : uint32_t {
     kRow = 6,
     kBlockCopy = 7,
     kSample = 8,
-    kSequence = 9,
 };
 
 struct Fault {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::cuda::{Args, Launch};
-use crate::{DType, Result, Tensor};
+use crate::{DType, KernelError, Result, Tensor};
 
 const STEM: &str = "elementwise";
 const THREADS: u32 = 256;
@@ -25,15 +25,25 @@ pub(crate) fn add_assign(x: &mut Tensor, y: &Tensor) -> Result<()> {
 }
 
 /// `x` in the device's activation dtype; `F32` is cast where that is `BF16`.
-pub(crate) fn activations<'a>(x: &'a Tensor) -> Result<Cow<'a, Tensor>> {
-    let device = x.cuda("cast")?;
-    if x.dtype() == device.activation_dtype() || x.dtype() != DType::F32 {
-        return Ok(Cow::Borrowed(x));
-    }
-    let mut out = Tensor::output(&x.device(), DType::BF16, x.shape())?;
+pub(crate) fn activations(x: &Tensor) -> Result<Cow<'_, Tensor>> {
+    let wanted = x.cuda("cast")?.activation_dtype();
+    if x.dtype() == DType::F32 { cast(x, wanted) } else { Ok(Cow::Borrowed(x)) }
+}
+
+/// `x` as `dtype`: `F32` to `BF16`, rounded to nearest even, or the reverse.
+pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Cow<'_, Tensor>> {
+    let kernel = match (x.dtype(), dtype) {
+        (from, to) if from == to => return Ok(Cow::Borrowed(x)),
+        (DType::F32, DType::BF16) => "cast_f32_bf16",
+        (DType::BF16, DType::F32) => "cast_bf16_f32",
+        (found, _) => {
+            return Err(KernelError::DType { op: "cast", arg: "x", expected: "F32 or BF16", found });
+        }
+    };
+    let mut out = Tensor::output(&x.device(), dtype, x.shape())?;
     if !x.is_empty() {
         let args = Args::new().tensor(x)?.output(&mut out)?.value(x.len() as u64);
-        device.launch(STEM, "cast_f32_bf16", flat(x.len()), args)?;
+        x.cuda("cast")?.launch(STEM, kernel, flat(x.len()), args)?;
     }
     Ok(Cow::Owned(out))
 }

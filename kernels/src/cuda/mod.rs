@@ -12,15 +12,18 @@ pub(crate) mod elementwise;
 pub(crate) mod embedding;
 mod fault;
 pub(crate) mod gate;
+mod gemm;
 mod graph;
 mod image;
-pub(crate) mod kv_write;
+pub(crate) mod linear;
 mod memory;
 mod modules;
+pub(crate) mod moe;
 pub(crate) mod norm;
-pub(crate) mod paged_attention;
 pub(crate) mod rope;
 mod staging;
+pub(crate) mod swiglu;
+mod tile;
 
 pub use device::CudaDevice;
 

@@ -15,6 +15,17 @@ pub struct Experts {
     pub down: Weight,
 }
 
+impl Experts {
+    /// Fails unless all three live on `device`.
+    #[cfg(feature = "cuda-host")]
+    fn expect_device(&self, device: &crate::Device, op: &'static str) -> Result<()> {
+        for (arg, weight) in [("gate", &self.gate), ("up", &self.up), ("down", &self.down)] {
+            weight.data().expect_device(device, op, arg)?;
+        }
+        Ok(())
+    }
+}
+
 /// `sum_k w_k * down_k(silu(gate_k x) * up_k x)` over each token's chosen experts: `x` `[T, D]` to `[T, D]`.
 ///
 /// Each expert's weights are read once per call, whatever the number of its tokens. The sum runs in the order of
@@ -39,10 +50,21 @@ pub fn moe_experts(x: &Tensor, routing: &Routing, experts: &Experts) -> Result<T
         let expected = format!("[{tokens}, K]");
         return Err(KernelError::shape(OP, "routing", expected, routing.weights.shape()));
     }
-    let ids = routing.experts.u32s(OP, "routing.experts")?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= count) {
+    routing.experts.expect_dtype(DType::U32, "U32", OP, "routing.experts")?;
+    // What a GPU has routed is checked by its kernels.
+    if let Some(id) = routing.experts.host_u32s().and_then(|ids| ids.iter().find(|&&id| id as usize >= count))
+    {
         return Err(KernelError::value(OP, "routing.experts", format!("ids below {count}"), id));
     }
+    #[cfg(feature = "cuda-host")]
+    if x.is_cuda() {
+        experts.expect_device(&x.device(), OP)?;
+        routing.experts.expect_device(&x.device(), OP, "routing.experts")?;
+        routing.weights.expect_device(&x.device(), OP, "routing.weights")?;
+        routing.weights.expect_dtype(DType::F32, "F32", OP, "routing.weights")?;
+        return crate::cuda::moe::moe_experts(x, routing, experts);
+    }
+    let ids = routing.experts.u32s(OP, "routing.experts")?;
     let weights = routing.weights.f32s(OP, "routing.weights")?;
     let x = x.f32s(OP, "x")?;
     let mut out = Tensor::output(&experts.gate.device(), DType::F32, &[tokens, dim])?;

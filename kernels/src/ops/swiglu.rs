@@ -14,6 +14,12 @@ pub fn swiglu(x: &Tensor, gate: &Weight, up: &Weight) -> Result<Tensor> {
         let expected = format!("gate's {:?}", gate.shape());
         return Err(KernelError::shape(OP, "up", expected, &up.shape()));
     }
+    x.expect_device(&gate.device(), OP, "x")?;
+    up.data().expect_device(&gate.device(), OP, "up")?;
+    #[cfg(feature = "cuda-host")]
+    if x.is_cuda() {
+        return crate::cuda::swiglu::swiglu(x, gate, up);
+    }
     let x = x.f32s(OP, "x")?;
     let mut out = Tensor::output(&gate.device(), DType::F32, &[tokens, gate.rows()])?;
     cpu::swiglu(Level::detect(), x, gate, up, out.f32s_mut(OP, "out")?);

@@ -1,0 +1,15 @@
+//! `swiglu` on a GPU: gate and up share a tile, so that the activation is the matmul's epilogue.
+
+use crate::cuda::elementwise;
+use crate::cuda::gemm::{Product, expect_alike, operands};
+use crate::{Result, Tensor, Weight};
+
+/// `silu(x G^T) * (x U^T)`, `[T, I]` in the activation dtype.
+pub(crate) fn swiglu(x: &Tensor, gate: &Weight, up: &Weight) -> Result<Tensor> {
+    expect_alike("swiglu", gate, up)?;
+    let x = &*operands(x, gate)?;
+    let (weight, up) = (gate, Some(up));
+    let product = Product { x, weight, up, bias: None, slots: x.dim(0), divisor: 1, top_k: 1 };
+    let out = product.run(&product.plan()?, None)?;
+    Ok(elementwise::activations(&out)?.into_owned())
+}
