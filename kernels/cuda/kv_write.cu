@@ -1,0 +1,162 @@
+// The step's keys and values into the paged cache: norm, rope and rounding in one pass, one block per token. Two tokens
+// of a step never name the same slot.
+#include "cache_row.cuh"
+#include "fault.cuh"
+#include "simt/device.h"
+
+namespace cachalot::kv_write {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kEach = cache_row::kScaleGroup / 32;  // channels of a scale group that a lane has
+
+/// kernels/src/cuda/kv_write.rs has the same structs.
+struct MlaSizes {
+    uint32_t latent, half_rope;  // C, R / 2
+    uint32_t rows, row_bytes;    // of the cache
+    float eps;
+};
+
+struct GqaSizes {
+    uint32_t heads, head_dim, half_rope;
+    uint32_t half_split;  // the pairs of a head are (j, j + half) instead of (2j, 2j + 1)
+    uint32_t rows;
+};
+
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+    return value;
+}
+
+__device__ __forceinline__ float warp_max(float value) {
+    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
+    return value;
+}
+
+/// 1 / sqrt(mean of squares + eps) of `count` values, the same in every thread.
+__device__ __forceinline__ float inverse_rms(const float* x, int count, float eps) {
+    __shared__ float sums[kWarps];
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+        float value = simt::load(x + i);
+        sum += value * value;
+    }
+    sum = warp_sum(sum);
+    if (simt::lane_id() == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0.0f;
+    for (int warp = 0; warp < kWarps; warp++) sum += sums[warp];
+    return 1.0f / sqrtf(sum / float(count) + eps);
+}
+
+/// One pair rotated: (even cos - odd sin, odd cos + even sin).
+__device__ __forceinline__ float2 rotate(float even, float odd, float cosine, float sine) {
+    return {even * cosine - odd * sine, odd * cosine + even * sine};
+}
+
+/// A row of plain elements.
+template <class T>
+struct PlainRow {
+    T* row;
+    __device__ __forceinline__ PlainRow(uint8_t* bytes, int) : row(reinterpret_cast<T*>(bytes)) {}
+    __device__ __forceinline__ void put_group(int first, int count, const float (&values)[kEach]) const {
+        for (int i = 0; i < kEach; i++)
+            if (int at = i * 32 + int(simt::lane_id()); at < count) cache_row::put(row, first + at, values[i]);
+    }
+    __device__ __forceinline__ void put_rope(int latent, int c, float value) const { cache_row::put(row, latent + c, value); }
+};
+
+/// A packed row: every 128 channels divided by their largest magnitude / 448.
+struct Fp8Row {
+    uint8_t* row;
+    int latent;
+    __device__ __forceinline__ Fp8Row(uint8_t* bytes, int latent) : row(bytes), latent(latent) {}
+    __device__ __forceinline__ void put_group(int first, int count, const float (&values)[kEach]) const {
+        float most = 0.0f;
+        for (int i = 0; i < kEach; i++)
+            if (i * 32 + int(simt::lane_id()) < count) most = fmaxf(most, fabsf(values[i]));
+        float scale = warp_max(most) / cache_row::kFp8Max;
+        if (scale == 0.0f) scale = 1.0f;
+        for (int i = 0; i < kEach; i++)
+            if (int at = i * 32 + int(simt::lane_id()); at < count)
+                simt::store(row + first + at, cache_row::float_to_fp8_e4m3(values[i] / scale));
+        if (simt::lane_id() == 0)
+            simt::store(reinterpret_cast<float*>(row + cache_row::fp8_scales_at(latent)) + first / cache_row::kScaleGroup, scale);
+    }
+    __device__ __forceinline__ void put_rope(int, int c, float value) const {
+        cache_row::put(reinterpret_cast<__nv_bfloat16*>(row + cache_row::fp8_rope_at(latent)), c, value);
+    }
+};
+
+/// cache[slots[t]] = [rms_norm(latent) | rope(k_rope)] for kv_a [T, C + R], cos and sin [T, R / 2].
+template <class Row>
+__device__ __forceinline__ void mla(uint8_t* cache, const float* kv_a, const float* weight, const float* cosines, const float* sines,
+                                    const uint32_t* slots, Fault* fault, const MlaSizes& s) {
+    const uint32_t slot = simt::load(slots + blockIdx.x);
+    if (!index_in_range(fault, kSlot, slot, s.rows)) return;
+    const int latent = s.latent, half = s.half_rope, lane = simt::lane_id();
+    const float* x = kv_a + size_t(blockIdx.x) * (latent + 2 * half);
+    const Row row(cache + size_t(slot) * s.row_bytes, latent);
+    const float scale = inverse_rms(x, latent, s.eps);
+    for (int first = threadIdx.x / 32 * cache_row::kScaleGroup; first < latent; first += kWarps * cache_row::kScaleGroup) {
+        const int count = min(latent - first, cache_row::kScaleGroup);
+        float values[kEach];
+        for (int i = 0; i < kEach; i++)
+            if (int at = i * 32 + lane; at < count) values[i] = simt::load(x + first + at) * scale * simt::load(weight + first + at);
+        row.put_group(first, count, values);
+    }
+    for (int j = threadIdx.x; j < half; j += kThreads) {
+        const size_t angle = size_t(blockIdx.x) * half + j;
+        float2 pair = rotate(simt::load(x + latent + 2 * j), simt::load(x + latent + 2 * j + 1), simt::load(cosines + angle),
+                             simt::load(sines + angle));
+        row.put_rope(latent, 2 * j, pair.x);
+        row.put_rope(latent, 2 * j + 1, pair.y);
+    }
+}
+
+/// cache[slots[t]] = [rope(k) | v] for k and v [T, H_kv, D], cos and sin [T, R / 2]; columns from R on are not rotated.
+template <class T>
+__device__ __forceinline__ void gqa(T* cache, const float* k, const float* v, const float* cosines, const float* sines,
+                                    const uint32_t* slots, Fault* fault, const GqaSizes& s) {
+    const uint32_t slot = simt::load(slots + blockIdx.x);
+    if (!index_in_range(fault, kSlot, slot, s.rows)) return;
+    const int width = s.heads * s.head_dim, half = s.half_rope;
+    const float *keys = k + size_t(blockIdx.x) * width, *values = v + size_t(blockIdx.x) * width;
+    T* row = cache + size_t(slot) * 2 * width;
+    for (int i = threadIdx.x; i < int(s.heads) * half; i += kThreads) {
+        const int head = i / half * s.head_dim, j = i % half;
+        const int even = head + (s.half_split ? j : 2 * j), odd = head + (s.half_split ? j + half : 2 * j + 1);
+        const size_t angle = size_t(blockIdx.x) * half + j;
+        float2 pair = rotate(simt::load(keys + even), simt::load(keys + odd), simt::load(cosines + angle), simt::load(sines + angle));
+        cache_row::put(row, even, pair.x);
+        cache_row::put(row, odd, pair.y);
+    }
+    for (int i = threadIdx.x; i < width; i += kThreads) {
+        if (i % int(s.head_dim) >= 2 * half) cache_row::put(row, i, simt::load(keys + i));
+        cache_row::put(row + width, i, simt::load(values + i));
+    }
+}
+
+}  // namespace cachalot::kv_write
+
+#define MLA_KV_WRITE(name, Row)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256)                                                                        \
+        name(uint8_t* cache, const float* kv_a, const float* weight, const float* cosines, const float* sines,                \
+             const uint32_t* slots, cachalot::Fault* fault, cachalot::kv_write::MlaSizes sizes) {                             \
+        cachalot::kv_write::mla<cachalot::kv_write::Row>(cache, kv_a, weight, cosines, sines, slots, fault, sizes);           \
+    }                                                                                                                         \
+    SIMT_EXPORT(name)
+
+MLA_KV_WRITE(mla_kv_write_f32, PlainRow<float>)
+MLA_KV_WRITE(mla_kv_write_bf16, PlainRow<__nv_bfloat16>)
+MLA_KV_WRITE(mla_kv_write_fp8, Fp8Row)
+
+#define GQA_KV_WRITE(name, T)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(256)                                                                        \
+        name(T* cache, const float* k, const float* v, const float* cosines, const float* sines, const uint32_t* slots,       \
+             cachalot::Fault* fault, cachalot::kv_write::GqaSizes sizes) {                                                    \
+        cachalot::kv_write::gqa<T>(cache, k, v, cosines, sines, slots, fault, sizes);                                         \
+    }                                                                                                                         \
+    SIMT_EXPORT(name)
+
+GQA_KV_WRITE(gqa_kv_write_f32, float)
+GQA_KV_WRITE(gqa_kv_write_bf16, __nv_bfloat16)
