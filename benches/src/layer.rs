@@ -132,7 +132,7 @@ impl Layer {
             flop: 2 * inputs.pairs * heads * (width + DIMS.kv_lora_rank),
         };
         let latent = profile.time("paged_mla", attention, || {
-            ops::paged_mla(&q, &inputs.cache, &inputs.batch, 0.07, DIMS.kv_lora_rank)
+            ops::paged_mla(&q, &inputs.cache, &inputs.batch, None, 0.07, DIMS.kv_lora_rank)
         })?;
         let o =
             profile.time("mla_project_value", half, || ops::mla_project_value(&latent, &self.kv_b, &DIMS))?;

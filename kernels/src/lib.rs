@@ -9,6 +9,7 @@
 //! Conventions: activations are `F32`, row-major and contiguous, with the token count `T` as the leading dimension;
 //! weights keep the dtype they were stored in ([`Weight`]) and are decoded inside the matmul.
 
+mod cache_format;
 #[cfg(feature = "cuda-host")]
 mod cuda;
 mod device;
@@ -24,6 +25,7 @@ pub mod cpu;
 pub mod ops;
 pub mod reference;
 
+pub use cache_format::Fp8Row;
 #[cfg(feature = "cuda-host")]
 pub use cuda::CudaDevice;
 pub use device::{CudaOptions, Device, Precision};

@@ -98,7 +98,7 @@ fn absorbed_equals_naive() {
             let want = reference::mla_naive(&q, &clean, &kv_b.to_vec_f32(), &paged.visible, dims, 0.1);
             let absorbed = ops::mla_absorb_query(&tensor(&shape, &q), &kv_b, dims).unwrap();
             let latent =
-                ops::paged_mla(&absorbed, &paged.cache, &paged.batch, 0.1, dims.kv_lora_rank).unwrap();
+                ops::paged_mla(&absorbed, &paged.cache, &paged.batch, None, 0.1, dims.kv_lora_rank).unwrap();
             let got = ops::mla_project_value(&latent, &kv_b, dims).unwrap();
             assert_eq!(got.shape(), [tokens, dims.num_heads * dims.v_head_dim]);
             // The same maths in another order: two nested sums of up to 80 products.
@@ -131,7 +131,14 @@ fn refuses_what_does_not_fit() {
     assert!(shape(ops::mla_project_value(&tensor(&[1, 2, 32], &[0.0; 64]), &kv_b, dims)));
     let paged = Paged::new(DType::F32, 4, 40, &[(1, 3)]);
     let q = tensor(&[1, 1, 40], &[0.0; 40]);
-    assert!(ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 32).is_ok());
-    assert!(shape(ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 41)));
-    assert!(shape(ops::paged_mla(&tensor(&[2, 1, 40], &[0.0; 80]), &paged.cache, &paged.batch, 1.0, 32)));
+    assert!(ops::paged_mla(&q, &paged.cache, &paged.batch, None, 1.0, 32).is_ok());
+    assert!(shape(ops::paged_mla(&q, &paged.cache, &paged.batch, None, 1.0, 41)));
+    assert!(shape(ops::paged_mla(
+        &tensor(&[2, 1, 40], &[0.0; 80]),
+        &paged.cache,
+        &paged.batch,
+        None,
+        1.0,
+        32
+    )));
 }

@@ -82,7 +82,7 @@ fn broken(change: impl Fn(&mut PagedBatch)) -> KernelError {
     let mut paged = Paged::new(DType::F32, 4, 24, &[(2, 6), (1, 3)]);
     change(&mut paged.batch);
     let q = tensor(&[3, 2, 24], &values(1, 3 * 2 * 24));
-    ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 16).unwrap_err()
+    ops::paged_mla(&q, &paged.cache, &paged.batch, None, 1.0, 16).unwrap_err()
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn unused_table_entries_are_not_looked_at() {
     table.truncate(4);
     paged.batch.block_tables = ids(&[2, 2], &table);
     let q = tensor(&[3, 2, 24], &values(1, 3 * 2 * 24));
-    let out = ops::paged_mla(&q, &paged.cache, &paged.batch, 1.0, 16).unwrap();
+    let out = ops::paged_mla(&q, &paged.cache, &paged.batch, None, 1.0, 16).unwrap();
     assert!(out.to_vec_f32().iter().all(|v| v.is_finite()));
 }
 

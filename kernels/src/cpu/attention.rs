@@ -14,6 +14,7 @@ use super::packed::{Element, padded};
 use super::parallel::{Disjoint, for_each};
 use super::simd::{LANES, Simd, exp};
 use super::tile::{Lanes, TILE_ROWS, add_scaled_rows, dots};
+use crate::Fp8Row;
 
 /// Pairs of a tile.
 const TILE: usize = 32;
@@ -28,6 +29,8 @@ pub enum CacheRows<'a> {
     F32(&'a [f32]),
     /// `BF16`.
     Bf16(&'a [half::bf16]),
+    /// Packed latent rows.
+    Fp8(&'a [u8], Fp8Row),
 }
 
 /// One sequence of the step.
@@ -182,7 +185,9 @@ impl State {
             // SAFETY: every pair of a query and a head is in one tile.
             let out = unsafe { target.part((t * args.heads + h) * args.value_dim, args.value_dim) };
             let values = &self.values[m * self.stride..][..args.value_dim];
-            out.iter_mut().zip(values).for_each(|(out, v)| *out = v / self.sum[m]);
+            // A query without keys gets zeros.
+            let sum = if self.sum[m] == 0.0 { 1.0 } else { self.sum[m] };
+            out.iter_mut().zip(values).for_each(|(out, v)| *out = v / sum);
         }
     }
 }
@@ -308,6 +313,11 @@ fn gather<S: Simd>(
         match args.cache {
             CacheRows::F32(rows) => copy(s, &rows[at..][..columns.len()], to),
             CacheRows::Bf16(rows) => copy(s, &rows[at..][..columns.len()], to),
+            CacheRows::Fp8(rows, format) => {
+                // Keys and values of a latent row both start at its first column.
+                to[columns.len()..].fill(0.0);
+                format.decode(&rows[row * format.bytes()..][..format.bytes()], &mut to[..columns.len()]);
+            }
         }
     }
 }

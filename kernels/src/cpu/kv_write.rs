@@ -7,7 +7,7 @@ use half::bf16;
 use super::level::{Kernel, Level};
 use super::rows::{Norm, Rotate};
 use super::simd::{LANES, Simd};
-use crate::RopeLayout;
+use crate::{Fp8Row, RopeLayout};
 
 /// The cache, as rows to write.
 pub enum CacheMut<'a> {
@@ -15,6 +15,8 @@ pub enum CacheMut<'a> {
     F32(&'a mut [f32]),
     /// `BF16`.
     Bf16(&'a mut [bf16]),
+    /// Packed latent rows.
+    Fp8(&'a mut [u8], Fp8Row),
 }
 
 /// `[rms_norm(latent) | rope(k_rope)]` of every row of `kv_a` `[T, C + R]` to row `slots[t]` of the cache.
@@ -64,10 +66,15 @@ pub fn gqa_kv_write(
     }
 }
 
+/// `row` from element `start` of the cache on; a packed row is always written whole.
 fn store(level: Level, cache: &mut CacheMut<'_>, start: usize, row: &[f32]) {
     match cache {
         CacheMut::F32(cache) => cache[start..][..row.len()].copy_from_slice(row),
         CacheMut::Bf16(cache) => level.run(Round { row, to: &mut cache[start..][..row.len()] }),
+        CacheMut::Fp8(cache, format) => {
+            let start = start / format.width() * format.bytes();
+            format.encode(row, &mut cache[start..][..format.bytes()]);
+        }
     }
 }
 

@@ -1,13 +1,13 @@
 //! Writing this step's keys and values into the paged cache, with norm and rope fused in.
 
 use crate::cpu::{self, CacheMut, Level};
-use crate::{DType, KernelError, Result, RopeLayout, RopeTable, Tensor};
+use crate::{DType, Fp8Row, KernelError, Result, RopeLayout, RopeTable, Tensor};
 
 /// Writes MLA cache rows: `[rms_norm(latent) | rope(k_rope)]`.
 ///
 /// `kv_a` `[T, C + R]` is the output of `kv_a_proj_with_mqa`; only its first `C` columns are normalised (`weight`
 /// `[C]`), only its last `R` are rotated (interleaved pairs). `cache` is `[blocks, block_size, C + R]` in `F32` or
-/// `BF16`; token `t` goes to row `slot_mapping[t]`.
+/// `BF16`, or `[blocks, block_size, bytes]` in `U8` of packed [`Fp8Row`]s; token `t` goes to row `slot_mapping[t]`.
 pub fn mla_kv_write(
     cache: &mut Tensor,
     kv_a: &Tensor,
@@ -26,8 +26,13 @@ pub fn mla_kv_write(
     }
     let (kv_a, weight) = (kv_a.f32s(OP, "kv_a")?, weight.f32s(OP, "weight")?);
     let angles = table.values(OP)?;
-    let slots = check_slots(OP, cache, tokens, width, slot_mapping)?;
-    let mut cache = cache_mut(OP, cache)?;
+    let packed = Fp8Row { kv_lora_rank: latent, qk_rope_head_dim: 2 * half };
+    let row_width = if cache.dtype() == DType::U8 { packed.bytes() } else { width };
+    let slots = check_slots(OP, cache, tokens, row_width, slot_mapping)?;
+    let mut cache = match cache.dtype() {
+        DType::U8 => CacheMut::Fp8(cache.bytes_mut(OP, "cache")?, packed),
+        _ => cache_mut(OP, cache)?,
+    };
     cpu::mla_kv_write(Level::detect(), &mut cache, kv_a, (weight, eps), angles, slots);
     Ok(())
 }

@@ -3,10 +3,9 @@
 //! With `W_UK` folded into the query and `W_UV` into the output, all heads attend to one shared row per token of
 //! width `C + R` (latent and rope key), and the value is the row's first `C` columns: MQA over the latent cache
 //! (DeepSeek-V2 report, section 2.1.2 and appendix C). The naive form, which expands keys and values per head, is
-//! [`crate::reference::mla_naive`].
+//! [`crate::reference::mla_naive`]. The attention itself is [`crate::ops::paged_mla`].
 
-use crate::cpu::{self, Attention, Level};
-use crate::ops::PagedBatch;
+use crate::cpu::{self, Level};
 use crate::{DType, KernelError, Result, Tensor, Weight};
 
 /// The head sizes of an MLA layer.
@@ -60,45 +59,6 @@ pub fn mla_absorb_query(q: &Tensor, kv_b: &Weight, dims: &MlaDims) -> Result<Ten
     let q = q.f32s(OP, "q")?;
     let mut out = Tensor::output(&kv_b.device(), DType::F32, &[tokens, heads, dims.row_width()])?;
     cpu::absorb_query(Level::detect(), q, kv_b, dims, out.f32s_mut(OP, "out")?);
-    Ok(out)
-}
-
-/// Attention of absorbed queries `[T, H, C + R]` over the latent `cache` `[blocks, block_size, C + R]` (`F32` or
-/// `BF16`): softmax of `q . row * scale` in `F32` over the visible rows, then the weighted sum of their first `C`
-/// columns. The result is `[T, H, C]`.
-pub fn paged_mla(
-    q: &Tensor,
-    cache: &Tensor,
-    batch: &PagedBatch,
-    scale: f32,
-    kv_lora_rank: usize,
-) -> Result<Tensor> {
-    const OP: &str = "paged_mla";
-    let [tokens, heads, width] = q.dims(OP, "q", "[T, H, C + R]")?;
-    if tokens != batch.num_tokens() || kv_lora_rank > width {
-        let expected = format!("[{}, H, at least {kv_lora_rank}]", batch.num_tokens());
-        return Err(KernelError::shape(OP, "q", expected, q.shape()));
-    }
-    let [blocks, block_size, row] = cache.dims(OP, "cache", "[blocks, block_size, C + R]")?;
-    if row != width || block_size != batch.block_size {
-        let expected = format!("[blocks, {}, {width}]", batch.block_size);
-        return Err(KernelError::shape(OP, "cache", expected, cache.shape()));
-    }
-    let args = Attention {
-        q: q.f32s(OP, "q")?,
-        cache: batch.cache_rows(OP, cache)?,
-        width,
-        block_size,
-        sequences: batch.sequences(OP, blocks)?,
-        heads,
-        kv_heads: 1,
-        key_dim: width,
-        value_start: 0,
-        value_dim: kv_lora_rank,
-        scale,
-    };
-    let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads, kv_lora_rank])?;
-    cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
     Ok(out)
 }
 

@@ -77,7 +77,7 @@ impl Mla {
         let RmsNorm { weight, eps } = &self.kv_a_norm;
         ops::mla_kv_write(cache, &kv_a, weight, *eps, &table, &batch.paged.slot_mapping)?;
         let q = ops::mla_absorb_query(&q, &self.kv_b, dims)?;
-        let latent = ops::paged_mla(&q, cache, &batch.paged, self.softmax_scale, dims.kv_lora_rank)?;
+        let latent = ops::paged_mla(&q, cache, &batch.paged, None, self.softmax_scale, dims.kv_lora_rank)?;
         self.o.forward(&ops::mla_project_value(&latent, &self.kv_b, dims)?)
     }
 }
