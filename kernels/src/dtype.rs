@@ -17,7 +17,7 @@ pub enum DType {
     F8E8M0,
     /// Signed 8-bit, of weights quantised to integers.
     I8,
-    /// Bytes: two 4-bit codes each, or zero points.
+    /// Bytes: two 4-bit codes each, zero points, or packed rows of a cache.
     U8,
     /// Unsigned 32-bit: token ids, positions, slots.
     U32,

@@ -1,10 +1,11 @@
 //! `mla_kv_write` and `gqa_kv_write`. Catches: the norm taken over the rope columns too, values rotated, the wrong slot.
 
 use half::bf16;
-use kernels::cpu::{self, CacheMut, Level};
-use kernels::{DType, Device, KernelError, RopeLayout, RopeTable, Tensor, ops, reference};
+use kernels::cpu::{self, AlignedBytes, CacheMut, Level};
+use kernels::{DType, Device, Fp8Row, KernelError, Precision, RopeLayout, RopeTable, Tensor, ops, reference};
+use testkit::soft_gpu;
 
-use crate::common::{close, ids, tensor, values};
+use crate::common::{close, close_by, ids, tensor, values};
 
 const SLOTS: [u32; 4] = [9, 0, 3, 7];
 
@@ -15,7 +16,7 @@ fn table(half: usize) -> RopeTable {
 
 /// Rows `SLOTS` of a cache that was NaN before hold `want`; all others are still NaN.
 #[track_caller]
-fn check(what: &str, cache: &[f32], want: &[f32], width: usize, tolerance: f32) {
+fn check_rows(what: &str, cache: &[f32], want: &[f32], width: usize, tolerance: f32) {
     for (slot, row) in cache.chunks_exact(width).enumerate() {
         match SLOTS.iter().position(|&s| s as usize == slot) {
             Some(t) => close(what, row, &want[t * width..][..width], tolerance),
@@ -41,13 +42,13 @@ fn mla_rows_match_the_reference() {
             let mut cache = vec![f32::NAN; 10 * width];
             let to = &mut CacheMut::F32(&mut cache);
             cpu::mla_kv_write(level, to, &kv_a, (&weight, 1e-6), (&cos, &sin), &SLOTS);
-            check("f32", &cache, &want, width, 1e-5);
+            check_rows("f32", &cache, &want, width, 1e-5);
             let mut cache = vec![bf16::NAN; 10 * width];
             let to = &mut CacheMut::Bf16(&mut cache);
             cpu::mla_kv_write(level, to, &kv_a, (&weight, 1e-6), (&cos, &sin), &SLOTS);
             let cache: Vec<f32> = cache.iter().map(|v| v.to_f32()).collect();
             // Half a unit in the last of eight bits, for values below 4.
-            check("bf16", &cache, &want, width, 4.0 / 256.0);
+            check_rows("bf16", &cache, &want, width, 4.0 / 256.0);
         }
     }
 }
@@ -73,7 +74,7 @@ fn gqa_rows_match_the_reference() {
                 let mut cache = vec![f32::NAN; 10 * 2 * width];
                 let to = &mut CacheMut::F32(&mut cache);
                 cpu::gqa_kv_write(level, to, (&k, &v, dim), (&cos, &sin), layout, &SLOTS);
-                check("f32", &cache, &want, 2 * width, 1e-6);
+                check_rows("f32", &cache, &want, 2 * width, 1e-6);
             }
         }
     }
@@ -119,4 +120,136 @@ fn refusals_write_nothing() {
     assert!(matches!(write(&mut narrow, &SLOTS), Err(KernelError::Shape { arg: "cache", .. })));
     let mut half = Tensor::zeros(&Device::Cpu, DType::F16, &[2, 5, 12]).unwrap();
     assert!(matches!(write(&mut half, &SLOTS), Err(KernelError::DType { arg: "cache", .. })));
+}
+
+/// Eight values of a packed group span at most its largest one: a step of e4m3 there is 1/16 of the value or
+/// 2^-9 * 448 of the scale.
+fn fp8_close(what: &str, got: &[f32], want: &[f32], latent: usize) {
+    let most = |i: usize| {
+        let group = i / 128 * 128..latent.min((i / 128 + 1) * 128);
+        want[group].iter().fold(0.0f32, |most, v| most.max(v.abs()))
+    };
+    // Half a step each, and one ulp of another order of sums in the norm that may tip the rounding.
+    let tolerance = |i: usize| match i < latent {
+        true => (want[i].abs() / 16.0 + 1e-6).max(most(i) / 448.0 / 512.0),
+        false => want[i].abs() / 256.0,
+    };
+    close_by(what, got, want, tolerance);
+}
+
+fn on(device: &Device, shape: &[usize], values: &[f32]) -> Tensor {
+    Tensor::from_f32(device, shape, values).unwrap()
+}
+
+/// The table of [`table`] on a device.
+fn table_on(device: &Device, half: usize) -> RopeTable {
+    let table = table(half);
+    RopeTable { cos: table.cos.to_device(device).unwrap(), sin: table.sin.to_device(device).unwrap() }
+}
+
+/// What `mla_kv_write` should leave in the rows of `SLOTS`.
+fn mla_rows(kv_a: &[f32], weight: &[f32], half: usize) -> Vec<f32> {
+    let (latent, table) = (weight.len(), table(half));
+    let (cos, sin) = (table.cos.to_vec_f32(), table.sin.to_vec_f32());
+    let mut rows = kv_a.to_vec();
+    for (t, row) in rows.chunks_exact_mut(latent + 2 * half).enumerate() {
+        let normed = reference::rms_norm(&row[..latent], weight, latent, 1e-6);
+        row[..latent].copy_from_slice(&normed);
+        let angles = (&cos[t * half..][..half], &sin[t * half..][..half]);
+        reference::rope(&mut row[latent..], angles.0, angles.1, RopeLayout::Interleaved);
+    }
+    rows
+}
+
+#[test]
+fn mla_rows_on_every_device_and_in_every_format() {
+    let gpu = soft_gpu();
+    let check = |device: &Device| {
+        for (latent, half) in [(1, 1), (35, 3), (130, 8), (512, 32)] {
+            let (width, row) =
+                (latent + 2 * half, Fp8Row { kv_lora_rank: latent, qk_rope_head_dim: 2 * half });
+            let (kv_a, weight) = (values(1, 4 * width), values(2, latent));
+            let want = mla_rows(&kv_a, &weight, half);
+            for dtype in [DType::F32, DType::BF16, DType::U8] {
+                let columns = if dtype == DType::U8 { row.bytes() } else { width };
+                let mut cache = Tensor::filled(device, dtype, &[2, 5, columns], 0xFF).unwrap();
+                let (kv_a, weight) = (on(device, &[4, width], &kv_a), on(device, &[latent], &weight));
+                let slots = Tensor::from_u32(device, &[4], &SLOTS).unwrap();
+                ops::mla_kv_write(&mut cache, &kv_a, &weight, 1e-6, &table_on(device, half), &slots).unwrap();
+                let what = format!("{device} {dtype} {latent}+{}", 2 * half);
+                match dtype {
+                    DType::F32 => check_rows(&what, &cache.to_vec_f32(), &want, width, 1e-5),
+                    DType::BF16 => check_rows(&what, &cache.to_vec_f32(), &want, width, 4.0 / 256.0),
+                    _ => {
+                        let bytes = cache.host_bytes().unwrap();
+                        for (slot, bytes) in bytes.chunks_exact(row.bytes()).enumerate() {
+                            let Some(t) = SLOTS.iter().position(|&s| s as usize == slot) else {
+                                assert!(bytes.iter().all(|b| *b == 0xFF), "{what}: row {slot} was written");
+                                continue;
+                            };
+                            let mut got = vec![f32::NAN; width];
+                            row.decode(bytes, &mut got);
+                            fp8_close(&what, &got, &want[t * width..][..width], latent);
+                        }
+                    }
+                }
+            }
+        }
+    };
+    check(&Device::Cpu);
+    gpu.under_all_schedules(Precision::Bf16, check);
+}
+
+#[test]
+fn gqa_rows_on_a_gpu() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::F32, |device| {
+        for (heads, half) in [(1, 1), (3, 12), (8, 64)] {
+            let (dim, table) = (2 * half, table(half));
+            let shape = [4, heads, dim];
+            let (k, v) = (values(1, shape.iter().product()), values(2, shape.iter().product()));
+            for layout in [RopeLayout::Interleaved, RopeLayout::HalfSplit] {
+                let mut here =
+                    Tensor::filled(&Device::Cpu, DType::F32, &[2, 5, 2 * heads * dim], 0xFF).unwrap();
+                let (kt, vt) = (tensor(&shape, &k), tensor(&shape, &v));
+                ops::gqa_kv_write(&mut here, &kt, &vt, &table, layout, &ids(&[4], &SLOTS)).unwrap();
+                for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::BF16, 2.0 / 256.0)] {
+                    let mut cache = Tensor::filled(device, dtype, here.shape(), 0xFF).unwrap();
+                    let (k, v) = (on(device, &shape, &k), on(device, &shape, &v));
+                    let slots = Tensor::from_u32(device, &[4], &SLOTS).unwrap();
+                    ops::gqa_kv_write(&mut cache, &k, &v, &table_on(device, half), layout, &slots).unwrap();
+                    let row = 2 * heads * dim;
+                    let here = here.to_vec_f32();
+                    let want: Vec<f32> =
+                        SLOTS.iter().flat_map(|&s| here[s as usize * row..][..row].to_vec()).collect();
+                    check_rows(
+                        &format!("{dtype} {shape:?} {layout:?}"),
+                        &cache.to_vec_f32(),
+                        &want,
+                        row,
+                        tolerance,
+                    );
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_slot_that_only_the_gpu_knows_is_checked_there() {
+    let gpu = soft_gpu();
+    let device = gpu.device(Precision::F32);
+    let bytes: Vec<u8> = [9, 10, 3, u32::MAX].into_iter().flat_map(u32::to_le_bytes).collect();
+    let slots = Tensor::from_bytes(&device, DType::U32, &[4], AlignedBytes::copy_of(&bytes)).unwrap();
+    let mut cache = Tensor::filled(&device, DType::F32, &[2, 5, 12], 0xFF).unwrap();
+    let (kv_a, weight) = (on(&device, &[4, 12], &[1.0; 48]), on(&device, &[8], &[1.0; 8]));
+    ops::mla_kv_write(&mut cache, &kv_a, &weight, 1e-6, &table_on(&device, 2), &slots).unwrap();
+    let fault = device.synchronize().unwrap_err();
+    assert!(matches!(fault, KernelError::Value { arg: "slot_mapping", .. }), "{fault}");
+    let rows = cache.to_vec_f32();
+    let written: Vec<usize> = (0..10).filter(|row| !rows[row * 12].is_nan()).collect();
+    assert_eq!(written, [3, 9], "the sound slots are written, nothing else");
+    let here = tensor(&[4, 12], &[1.0; 48]);
+    let refused = ops::mla_kv_write(&mut cache, &here, &weight, 1e-6, &table_on(&device, 2), &slots);
+    assert!(matches!(refused, Err(KernelError::Placement { arg: "kv_a", .. })), "{refused:?}");
 }

@@ -16,6 +16,7 @@ mod mla;
 mod moe;
 mod norm;
 mod paged;
+mod paged_attention;
 mod rope;
 mod swiglu;
 mod weight;

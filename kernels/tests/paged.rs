@@ -2,9 +2,9 @@
 //!
 //! Rows that no sequence owns are NaN and unused table entries are `u32::MAX`: a stray read shows in the result or panics.
 
-use kernels::cpu::CacheRows;
+use kernels::cpu::{AlignedBytes, CacheRows};
 use kernels::ops::{self, PagedBatch};
-use kernels::{DType, Device, KernelError, Precision, Tensor};
+use kernels::{DType, Device, Fp8Row, KernelError, Precision, Tensor};
 use testkit::soft_gpu;
 
 use crate::common::{ids, packed, tensor, values};
@@ -14,6 +14,8 @@ pub(crate) struct Paged {
     pub(crate) batch: PagedBatch,
     pub(crate) cache: Tensor,
     pub(crate) dtype: DType,
+    /// The layout of packed rows.
+    packed: Option<Fp8Row>,
     /// The cache rows that each new token sees.
     pub(crate) visible: Vec<Vec<u32>>,
     /// `(queries, context, blocks)` of each sequence.
@@ -42,7 +44,34 @@ impl Paged {
         let lists: Vec<_> = sequences.iter().map(|(new, context, t)| (*new, *context, &t[..])).collect();
         let batch = PagedBatch::new(&Device::Cpu, block_size, &lists).unwrap();
         let cache = packed(dtype, &[blocks, block_size, width], &rows);
-        Self { batch, cache, dtype, visible, sequences }
+        Self { batch, cache, dtype, packed: None, visible, sequences }
+    }
+
+    /// As [`Paged::new`], with packed latent rows; the unused ones are NaN in each of their values and scales.
+    pub(crate) fn fp8(row: Fp8Row, block_size: usize, sizes: &[(usize, usize)]) -> Self {
+        let mut paged = Self::new(DType::F32, block_size, row.width(), sizes);
+        let mut bytes = vec![0xFF; paged.cache.len() / row.width() * row.bytes()];
+        let rows = paged.cache.to_vec_f32();
+        for (values, to) in rows.chunks_exact(row.width()).zip(bytes.chunks_exact_mut(row.bytes())) {
+            if !values[0].is_nan() {
+                row.encode(values, to);
+            }
+        }
+        let shape = [paged.cache.dim(0), block_size, row.bytes()];
+        paged.cache =
+            Tensor::from_bytes(&Device::Cpu, DType::U8, &shape, AlignedBytes::copy_of(&bytes)).unwrap();
+        (paged.dtype, paged.packed) = (DType::U8, Some(row));
+        paged
+    }
+
+    /// Cache and paging on `device`; every table ends in an entry that nobody may follow.
+    pub(crate) fn on(&self, device: &Device) -> (Tensor, PagedBatch) {
+        let tables: Vec<Vec<u32>> = self.sequences.iter().map(|s| [&s.2[..], &[u32::MAX]].concat()).collect();
+        let lists: Vec<_> = self.sequences.iter().zip(&tables).map(|(s, t)| (s.0, s.1, &t[..])).collect();
+        (
+            self.cache.to_device(device).unwrap(),
+            PagedBatch::new(device, self.batch.block_size, &lists).unwrap(),
+        )
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -51,7 +80,13 @@ impl Paged {
 
     /// The cache as the references read it: poison replaced by zeros, which they never look at.
     pub(crate) fn rows(&self) -> Vec<f32> {
-        self.cache.to_vec_f32()
+        let Some(row) = self.packed else { return self.cache.to_vec_f32() };
+        let mut rows = vec![0.0; self.cache.dim(0) * self.cache.dim(1) * row.width()];
+        let bytes = self.cache.host_bytes().unwrap();
+        for (values, bytes) in rows.chunks_exact_mut(row.width()).zip(bytes.chunks_exact(row.bytes())) {
+            row.decode(bytes, values);
+        }
+        rows
     }
 
     /// The sequences as the CPU attention takes them.

@@ -15,6 +15,7 @@ enum FaultCode : uint32_t {
     kRow = 6,
     kBlockCopy = 7,
     kSample = 8,
+    kSequence = 9,
 };
 
 struct Fault {

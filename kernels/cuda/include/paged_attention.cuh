@@ -57,7 +57,7 @@ __device__ __forceinline__ Sequence read_sequence(const Args& a, uint32_t b) {
     uint32_t start = simt::load(a.query_start + b), end = simt::load(a.query_start + b + 1);
     uint32_t context = simt::load(a.context_lens + b), room = a.sizes.table_width * a.sizes.block_size;
     bool sound = start <= end && end <= a.sizes.tokens && end - start <= context && context <= room;
-    if (!sound) report_fault(a.fault, kRow, context, room);
+    if (!sound) report_fault(a.fault, kSequence, context, room + 1);
     return {b, start, sound ? end - start : 0, context};
 }
 

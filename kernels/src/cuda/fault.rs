@@ -25,6 +25,7 @@ impl FaultRecord {
             6 => ("gather_rows", "rows"),
             7 => ("block_copy", "blocks"),
             8 => ("sample", "token ids"),
+            9 => ("attention", "context_lens"),
             _ => ("kernel", "index"),
         };
         KernelError::value(op, arg, format!("values below {}", self.limit), self.value)

@@ -27,6 +27,25 @@ pub fn paged_gqa(
         let expected = format!("[blocks, {}, {}]", batch.block_size, 2 * num_kv_heads * dim);
         return Err(KernelError::shape(OP, "cache", expected, cache.shape()));
     }
+    batch.check(OP, &cache.device(), blocks)?;
+    q.expect_device(&cache.device(), OP, "q")?;
+    #[cfg(feature = "cuda-host")]
+    if cache.is_cuda() {
+        let call = crate::cuda::paged_attention::PagedAttention {
+            op: OP,
+            q,
+            cache,
+            batch,
+            indices: None,
+            heads,
+            kv_heads: num_kv_heads,
+            key_dim: dim,
+            value_dim: dim,
+            shares_values: false,
+            scale,
+        };
+        return call.run()?.reshape(&[tokens, heads * dim]);
+    }
     let args = Attention {
         q: q.f32s(OP, "q")?,
         cache: batch.cache_rows(OP, cache)?,

@@ -24,11 +24,17 @@ pub fn mla_kv_write(
         let expected = format!("[{rows}, {latent} + {}]", 2 * half);
         return Err(KernelError::shape(OP, "kv_a", expected, kv_a.shape()));
     }
-    let (kv_a, weight) = (kv_a.f32s(OP, "kv_a")?, weight.f32s(OP, "weight")?);
-    let angles = table.values(OP)?;
     let packed = Fp8Row { kv_lora_rank: latent, qk_rope_head_dim: 2 * half };
     let row_width = if cache.dtype() == DType::U8 { packed.bytes() } else { width };
-    let slots = check_slots(OP, cache, tokens, row_width, slot_mapping)?;
+    check_slots(OP, cache, tokens, row_width, slot_mapping)?;
+    let inputs = [("kv_a", kv_a), ("weight", weight), ("table", &table.cos), ("table", &table.sin)];
+    inputs.iter().try_for_each(|(arg, tensor)| tensor.expect_device(&cache.device(), OP, arg))?;
+    #[cfg(feature = "cuda-host")]
+    if cache.is_cuda() {
+        return crate::cuda::kv_write::mla(cache, kv_a, (weight, eps), table, slot_mapping);
+    }
+    let (kv_a, weight) = (kv_a.f32s(OP, "kv_a")?, weight.f32s(OP, "weight")?);
+    let (angles, slots) = (table.values(OP)?, slot_mapping.u32s(OP, "slot_mapping")?);
     let mut cache = match cache.dtype() {
         DType::U8 => CacheMut::Fp8(cache.bytes_mut(OP, "cache")?, packed),
         _ => cache_mut(OP, cache)?,
@@ -56,35 +62,44 @@ pub fn gqa_kv_write(
     if table.cos.shape() != [tokens, dim / 2] {
         return Err(KernelError::shape(OP, "table", format!("[{tokens}, {}]", dim / 2), table.cos.shape()));
     }
+    check_slots(OP, cache, tokens, 2 * heads * dim, slot_mapping)?;
+    let inputs = [("k", k), ("v", v), ("table", &table.cos), ("table", &table.sin)];
+    inputs.iter().try_for_each(|(arg, tensor)| tensor.expect_device(&cache.device(), OP, arg))?;
+    #[cfg(feature = "cuda-host")]
+    if cache.is_cuda() {
+        return crate::cuda::kv_write::gqa(cache, [k, v], table, layout, slot_mapping);
+    }
     let (k, v) = (k.f32s(OP, "k")?, v.f32s(OP, "v")?);
-    let angles = table.values(OP)?;
-    let slots = check_slots(OP, cache, tokens, 2 * heads * dim, slot_mapping)?;
+    let (angles, slots) = (table.values(OP)?, slot_mapping.u32s(OP, "slot_mapping")?);
     let mut cache = cache_mut(OP, cache)?;
     cpu::gqa_kv_write(Level::detect(), &mut cache, (k, v, dim), angles, layout, slots);
     Ok(())
 }
 
-/// One slot per token, all within the cache, whose rows have `width` values.
-fn check_slots<'a>(
+/// One slot per token, all within the cache, whose rows have `width` values. Slots that only a GPU knows are checked by
+/// its kernel.
+fn check_slots(
     op: &'static str,
     cache: &Tensor,
     tokens: usize,
     width: usize,
-    slot_mapping: &'a Tensor,
-) -> Result<&'a [u32]> {
+    slot_mapping: &Tensor,
+) -> Result<()> {
     let [blocks, block_size, row_width] = cache.dims(op, "cache", "[blocks, block_size, width]")?;
     if row_width != width {
         return Err(KernelError::shape(op, "cache", format!("[blocks, block_size, {width}]"), cache.shape()));
     }
-    let slots = slot_mapping.u32s(op, "slot_mapping")?;
-    if slots.len() != tokens {
+    slot_mapping.expect_device(&cache.device(), op, "slot_mapping")?;
+    slot_mapping.expect_dtype(DType::U32, "U32", op, "slot_mapping")?;
+    if slot_mapping.len() != tokens {
         return Err(KernelError::shape(op, "slot_mapping", format!("[{tokens}]"), slot_mapping.shape()));
     }
-    if let Some(slot) = slots.iter().find(|&&s| s as usize >= blocks * block_size) {
+    let slots = slot_mapping.host_u32s();
+    if let Some(slot) = slots.unwrap_or_default().iter().find(|&&s| s as usize >= blocks * block_size) {
         let expected = format!("slots below {}", blocks * block_size);
         return Err(KernelError::value(op, "slot_mapping", expected, slot));
     }
-    Ok(slots)
+    Ok(())
 }
 
 /// The typed rows of `cache`, for writing.

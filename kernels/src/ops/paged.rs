@@ -119,11 +119,8 @@ impl PagedBatch {
         let starts = self.query_start.u32s(op, "query_start")?;
         let lens = self.context_lens.u32s(op, "context_lens")?;
         let tables = self.block_tables.u32s(op, "block_tables")?;
+        self.check_shapes(op)?;
         let [rows, width] = self.block_tables.dims(op, "block_tables", "[B, M]")?;
-        if rows != lens.len() || starts.len() != rows + 1 {
-            let expected = format!("[{} + 1]", lens.len());
-            return Err(KernelError::shape(op, "query_start", expected, self.query_start.shape()));
-        }
         if starts[0] != 0 || starts[rows] as usize != self.num_tokens() {
             let (expected, found) = (format!("0 to {}", self.num_tokens()), format!("{starts:?}"));
             return Err(KernelError::value(op, "query_start", expected, found));
@@ -147,6 +144,42 @@ impl PagedBatch {
             sequences.push(Sequence { queries, context, blocks: table });
         }
         Ok(sequences)
+    }
+
+    /// Fails unless the lists live on `device` and fit each other and a cache of `blocks` blocks. Lists that only a GPU
+    /// knows are checked by its kernels.
+    pub(crate) fn check(&self, op: &'static str, device: &Device, blocks: usize) -> Result<()> {
+        let lists = [
+            ("query_start", &self.query_start),
+            ("context_lens", &self.context_lens),
+            ("block_tables", &self.block_tables),
+        ];
+        for (arg, list) in lists {
+            list.expect_device(device, op, arg)?;
+            list.expect_dtype(DType::U32, "U32", op, arg)?;
+        }
+        self.check_shapes(op)?;
+        if lists.iter().all(|(_, list)| list.host_u32s().is_some()) {
+            self.sequences(op, blocks)?;
+        }
+        Ok(())
+    }
+
+    fn check_shapes(&self, op: &'static str) -> Result<()> {
+        let [rows, _] = self.block_tables.dims(op, "block_tables", "[B, M]")?;
+        let ([starts], [lens]) = (
+            self.query_start.dims(op, "query_start", "[B + 1]")?,
+            self.context_lens.dims(op, "context_lens", "[B]")?,
+        );
+        if rows != lens || starts != rows + 1 {
+            return Err(KernelError::shape(
+                op,
+                "query_start",
+                format!("[{lens} + 1]"),
+                self.query_start.shape(),
+            ));
+        }
+        Ok(())
     }
 
     /// The typed rows of `cache`.

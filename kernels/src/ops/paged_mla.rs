@@ -32,6 +32,35 @@ pub fn paged_mla(
         let expected = format!("[blocks, {}, {expected}]", batch.block_size);
         return Err(KernelError::shape(OP, "cache", expected, cache.shape()));
     }
+    batch.check(OP, &cache.device(), blocks)?;
+    let lists = indices.map(|lists| ("indices", lists)).into_iter();
+    for (arg, tensor) in lists.chain([("q", q)]) {
+        tensor.expect_device(&cache.device(), OP, arg)?;
+    }
+    if let Some(lists) = indices {
+        let [rows, _] = lists.dims(OP, "indices", "[T, K]")?;
+        if rows != tokens {
+            return Err(KernelError::shape(OP, "indices", format!("[{tokens}, K]"), lists.shape()));
+        }
+        lists.expect_dtype(DType::U32, "U32", OP, "indices")?;
+    }
+    #[cfg(feature = "cuda-host")]
+    if cache.is_cuda() {
+        let call = crate::cuda::paged_attention::PagedAttention {
+            op: OP,
+            q,
+            cache,
+            batch,
+            indices,
+            heads,
+            kv_heads: 1,
+            key_dim: width,
+            value_dim: kv_lora_rank,
+            shares_values: true,
+            scale,
+        };
+        return call.run();
+    }
     let mut sequences = batch.sequences(OP, blocks)?;
     let lists = indices.map(|lists| listed_rows(OP, lists, &sequences, block_size)).transpose()?;
     let mut block_size = block_size;
@@ -72,13 +101,8 @@ fn listed_rows(
     sequences: &[Sequence<'_>],
     block_size: usize,
 ) -> Result<Vec<Vec<u32>>> {
-    let [tokens, topk] = indices.dims(op, "indices", "[T, K]")?;
-    let expected = sequences.last().map_or(0, |s| s.queries.end);
-    if tokens != expected {
-        return Err(KernelError::shape(op, "indices", format!("[{expected}, K]"), indices.shape()));
-    }
-    let lists = indices.u32s(op, "indices")?;
-    let mut rows = Vec::with_capacity(tokens);
+    let (lists, topk) = (indices.u32s(op, "indices")?, indices.dim(1));
+    let mut rows = Vec::with_capacity(indices.dim(0));
     for sequence in sequences {
         for t in sequence.queries.clone() {
             let visible = sequence.context - (sequence.queries.end - t) + 1;
