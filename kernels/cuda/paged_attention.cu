@@ -63,35 +63,49 @@ __device__ __forceinline__ void stage_queries(const Args& a, const Work& work, c
     }
 }
 
-/// The cache row of the work's key number `key`, or null where there is nothing to read.
-__device__ __forceinline__ const uint8_t* key_row(const Args& a, const Work& work, uint32_t key) {
-    if (key >= work.end) return nullptr;
-    const Sizes& s = a.sizes;
-    uint32_t position = key;
-    if (s.topk) {
-        position = simt::load(a.indices + size_t(work.first_token) * s.topk + key);
-        if (position == kUnused || !index_in_range(a.fault, kIndex, position, work.visible(work.first_token))) return nullptr;
+/// Where a key lies: the block as the table has it, and the row in it. Looked up a tile ahead and not inspected before it
+/// is needed, so that nobody waits for the table.
+struct Place {
+    uint32_t block, row;  // row is kUnused where there is nothing to read
+
+    __device__ __forceinline__ const uint8_t* address(const Args& a) const {
+        const Sizes& s = a.sizes;
+        if (row == kUnused || !index_in_range(a.fault, kBlock, block, s.blocks)) return nullptr;
+        return a.cache + (size_t(block) * s.block_size + row) * s.row_bytes;
     }
-    uint32_t block = simt::load(a.block_tables + size_t(work.sequence.index) * s.table_width + position / s.block_size);
-    if (!index_in_range(a.fault, kBlock, block, s.blocks)) return nullptr;
-    return a.cache + (size_t(block) * s.block_size + position % s.block_size) * s.row_bytes;
-}
+};
 
-/// Calls `move(row of the tile, cache row or null)` for this warp's rows of the keys from `first`.
-template <class Move>
-__device__ __forceinline__ void for_each_row(const Args& a, const Work& work, uint32_t first, Move move) {
-    constexpr int kRows = kKeys / kWarps;
-    const int row = threadIdx.x / 32 * kRows;
-    // Every lane looks one row up, so that the table is read once and not once per row.
-    auto mine = reinterpret_cast<unsigned long long>(key_row(a, work, first + row + simt::lane_id() % kRows));
-    for (int i = 0; i < kRows; i++) move(row + i, reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, mine, i)));
-}
-
-/// Starts the copies of the keys from `first`.
-template <class T, int kPairs>
-__device__ __forceinline__ void start_keys(const Args& a, const Work& work, const Shared<T, kPairs>& shared, int stage, uint32_t first) {
+/// The place of the work's key number `key`.
+__device__ __forceinline__ Place find_key(const Args& a, const Work& work, uint32_t key) {
     const Sizes& s = a.sizes;
-    for_each_row(a, work, first, [&](int row, const uint8_t* source) {
+    if (key >= work.end) return {kUnused, kUnused};
+    if (s.topk) {
+        key = simt::load(a.indices + size_t(work.first_token) * s.topk + key);
+        if (key == kUnused || !index_in_range(a.fault, kIndex, key, work.visible(work.first_token))) return {kUnused, kUnused};
+    }
+    uint32_t block = simt::load(a.block_tables + size_t(work.sequence.index) * s.table_width + key / s.block_size);
+    return {block, key % s.block_size};
+}
+
+/// This warp's rows of a tile of keys. Every lane looks one row up, so that the table is read once and not once per row.
+constexpr int kWarpKeys = kKeys / kWarps;
+__device__ __forceinline__ Place find_keys(const Args& a, const Work& work, uint32_t first) {
+    return find_key(a, work, first + threadIdx.x / 32 * kWarpKeys + simt::lane_id() % kWarpKeys);
+}
+
+/// Calls `move(row of the tile, cache row or null)` for each of them.
+template <class Move>
+__device__ __forceinline__ void for_each_row(const Args& a, const Place& place, Move move) {
+    auto mine = reinterpret_cast<unsigned long long>(place.address(a));
+    for (int i = 0; i < kWarpKeys; i++)
+        move(int(threadIdx.x) / 32 * kWarpKeys + i, reinterpret_cast<const uint8_t*>(__shfl_sync(0xffffffffu, mine, i)));
+}
+
+/// Starts the copies of a tile of keys.
+template <class T, int kPairs>
+__device__ __forceinline__ void start_keys(const Args& a, const Work& work, const Shared<T, kPairs>& shared, int stage, const Place& place) {
+    const Sizes& s = a.sizes;
+    for_each_row(a, place, [&](int row, const uint8_t* source) {
         if (s.staging == kDirect) {
             auto values = reinterpret_cast<const T*>(source);
             copy_row(shared.key_tile(stage), row, source ? values + work.kv_head * s.key_dim : values, a.cache, s.key_dim, padded_depth(s));
@@ -105,12 +119,12 @@ __device__ __forceinline__ void start_keys(const Args& a, const Work& work, cons
     });
 }
 
-/// Decodes the keys from `first` into the tile, out of the packed copies or straight from the cache.
+/// Decodes a tile of keys, out of the packed copies or straight from the cache.
 template <class T, int kPairs>
-__device__ __forceinline__ void decode_keys(const Args& a, const Work& work, const Shared<T, kPairs>& shared, uint32_t first) {
+__device__ __forceinline__ void decode_keys(const Args& a, const Work& work, const Shared<T, kPairs>& shared, const Place& place) {
     const Sizes& s = a.sizes;
     const auto format = cache_row::Format(s.cache_format);
-    for_each_row(a, work, first, [&](int row, const uint8_t* source) {
+    for_each_row(a, place, [&](int row, const uint8_t* source) {
         if (source && s.staging == kPacked) source = shared.packed + row * s.row_bytes;
         decode_row(shared.key_tile(0), row, format, source, work.kv_head * s.key_dim, s.key_dim, padded_depth(s), s.latent);
         if (s.latent) return;
@@ -245,24 +259,27 @@ __device__ __forceinline__ void attend(const Args& a, T* out, const Partials& pa
     const int column = threadIdx.x / 32 * kColumns * 8;
     float acc[kPairs / 16][kColumns][4] = {};
 
-    auto start = [&](uint32_t first, int stage) {
-        if (s.staging != kGathered && first < work.end) start_keys<T, kPairs>(a, work, shared, stage, first);
+    auto start = [&](const Place& place, int stage) {
+        if (s.staging != kGathered) start_keys<T, kPairs>(a, work, shared, stage, place);
         simt::cp_async_commit();
     };
+    Place place = find_keys(a, work, work.begin), next_place = find_keys(a, work, work.begin + kKeys);
     stage_queries<T, kPairs>(a, work, shared.q);
-    start(work.begin, 0);
+    start(place, 0);
     int stage = 0;
     for (uint32_t first = work.begin; first < work.end; first += kKeys) {
         simt::cp_async_wait<0>();
         __syncthreads();  // the tile is there, and everyone is through with the one before
         if (s.staging != kDirect) {
-            decode_keys<T, kPairs>(a, work, shared, first);
+            decode_keys<T, kPairs>(a, work, shared, place);
             __syncthreads();
         }
         // The next keys are under way while these are worked on.
         const int next = s.stages > 1 ? stage ^ 1 : 0;
         const bool ahead = s.stages > 1 || s.staging == kPacked;
-        if (ahead) start(first + kKeys, next);
+        place = next_place;
+        if (ahead) start(place, next);
+        next_place = find_keys(a, work, first + 2 * kKeys);
         score<T, kPairs>(s, shared, stage);
         __syncthreads();
         soften<T, kPairs>(a, work, shared, first, &row);
@@ -280,7 +297,7 @@ __device__ __forceinline__ void attend(const Args& a, T* out, const Partials& pa
             multiply_values(acc, shared.weights(), shared.value_tile(stage), key, column, int(s.value_dim));
         if (!ahead) {
             __syncthreads();
-            start(first + kKeys, 0);
+            start(place, 0);
         }
         stage = next;
     }
