@@ -63,6 +63,23 @@ impl Device {
         cfg!(feature = "cuda-host")
     }
 
+    /// Whether steps can be recorded ([`crate::Recording`]).
+    pub fn can_record(&self) -> bool {
+        *self != Self::Cpu
+    }
+
+    /// Free and total bytes of a GPU's memory; `None` for the CPU.
+    ///
+    /// # Errors
+    /// [`KernelError::Cuda`].
+    pub fn memory_info(&self) -> Result<Option<(usize, usize)>> {
+        match self {
+            Self::Cpu => Ok(None),
+            #[cfg(feature = "cuda-host")]
+            Self::Cuda(device) => device.memory_info().map(Some),
+        }
+    }
+
     /// How many GPUs a driver offers; 0 where this build, the machine or the driver has none.
     pub fn cuda_count() -> usize {
         #[cfg(feature = "cuda-host")]

@@ -43,6 +43,11 @@ impl<'a> StepContext<'a> {
         Self { device: device.clone(), rope_tables: Vec::new(), probe: Some(probe) }
     }
 
+    /// Whether somebody listens to the forwards.
+    pub fn is_probed(&self) -> bool {
+        self.probe.is_some()
+    }
+
     /// The device of the steps.
     pub fn device(&self) -> &Device {
         &self.device

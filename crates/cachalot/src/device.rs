@@ -66,7 +66,7 @@ impl DeviceOptions {
     /// Opens a device for each of `ranks` ranks.
     ///
     /// # Errors
-    /// [`Error::Device`] if a GPU was asked for and there is none, or too few.
+    /// [`Error::Kernel`] if a GPU was asked for and there is none, or too few.
     pub(crate) fn open(&self, ranks: usize) -> Result<OpenDevices, Error> {
         match self.choice {
             DeviceChoice::Cpu => Ok(OpenDevices { ranks: vec![Device::Cpu; ranks], notice: None }),

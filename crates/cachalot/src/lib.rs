@@ -22,6 +22,7 @@
 
 mod chat;
 mod demo;
+mod device;
 mod error;
 mod event_stream;
 mod input;
@@ -40,11 +41,12 @@ pub mod verify;
 pub use chat::{Chat, Turn};
 pub use checkpoint::hub::{DownloadProgress, HubOptions};
 pub use checkpoint::{LoadProgress, ModelConfig};
+pub use device::{DeviceChoice, DeviceOptions};
 pub use engine::{CancelHandle, Engine, EngineError, GenerationStats};
 pub use error::Error;
 pub use event_stream::EventStream;
 pub use input::Input;
-pub use kernels::DType;
+pub use kernels::{DType, Precision};
 pub use model::LanguageModel;
 pub use options::{GenerateOptions, LoadOptions};
 pub use output::{Event, FinishReason, Output};

@@ -7,6 +7,7 @@ use engine::{Engine, EngineOptions, Request, Sequence};
 use text::encoding::fim;
 use text::{Prompt, ReasoningSplitter, Tokenizer};
 
+use crate::device::OpenDevices;
 use crate::prompt_format::PromptFormat;
 use crate::source::Opened;
 use crate::{
@@ -80,9 +81,6 @@ impl LanguageModel {
         let tokenizer = opened.tokenizer()?;
         let Opened { name, checkpoint, generation_config, .. } = opened;
         let format = PromptFormat::of(&tokenizer, &checkpoint.config().common().model_type)?;
-        let ranks = ranks::load(&checkpoint, options.tensor_parallel, &mut |done| {
-            progress(Progress::Weights(done));
-        })?;
         let engine_options = EngineOptions {
             context_len: options.context_len,
             kv_dtype: options.kv_dtype,
@@ -90,6 +88,16 @@ impl LanguageModel {
             prefill_chunk: options.prefill_chunk,
             ..EngineOptions::default()
         };
+        let OpenDevices { ranks, notice } =
+            ranks::open_devices(&checkpoint, &options.device, options.tensor_parallel)?;
+        if let Some(notice) = notice {
+            progress(Progress::Notice(notice));
+        }
+        let sizes = engine_options.sizes(checkpoint.config().common())?;
+        if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes)? {
+            progress(Progress::Notice(plan.to_string()));
+        }
+        let ranks = ranks::load(&checkpoint, ranks, &mut |done| progress(Progress::Weights(done)))?;
         let engine = Engine::new(ranks, &engine_options)?;
         Ok(Self { inner: Arc::new(Inner { name, engine, tokenizer, format, generation_config }) })
     }

@@ -4,6 +4,8 @@ use checkpoint::GenerationConfig;
 use engine::SamplingParams;
 use kernels::DType;
 
+use crate::DeviceOptions;
+
 /// How a model is loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadOptions {
@@ -18,6 +20,8 @@ pub struct LoadOptions {
     pub prefill_chunk: usize,
     /// Ranks that the weights are split over; each computes its part of every layer. At most the attention heads.
     pub tensor_parallel: usize,
+    /// Where the ranks live.
+    pub device: DeviceOptions,
 }
 
 impl Default for LoadOptions {
@@ -29,6 +33,7 @@ impl Default for LoadOptions {
             max_sequences: 4,
             prefill_chunk: engine.prefill_chunk,
             tensor_parallel: 1,
+            device: DeviceOptions::default(),
         }
     }
 }

@@ -1,38 +1,80 @@
-//! Loading the ranks of a model, which are threads of this process.
+//! Loading the ranks of a model, which are threads of this process, each with a device of its own.
 
 use std::sync::Arc;
 
 use checkpoint::{Checkpoint, LoadProgress};
 use comm::{Communicator, Solo, Threads};
-use engine::{RANK_DEADLINE, Rank};
+use engine::{MemoryPlan, RANK_DEADLINE, Rank, Sizes};
 use kernels::Device;
+use models::Footprint;
 
 use crate::Error;
+use crate::device::{DeviceOptions, OpenDevices};
 
-/// Reads the model of `checkpoint` split over `tensor_parallel` ranks. They load one after the other, each from the
-/// pages that the last one left in the operating system's cache; `progress` counts them as one load.
+/// Reads the model of `checkpoint` split over `devices`, one for each rank. They load one after the other, each from
+/// the pages that the last one left in the operating system's cache; `progress` counts them as one load.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
-    tensor_parallel: usize,
+    devices: Vec<Device>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Vec<Rank>, Error> {
-    let group: Vec<Arc<dyn Communicator>> = match tensor_parallel {
-        0 => return Err(Error::option("tensor_parallel", "at least 1", 0)),
+    let size = devices.len();
+    let group: Vec<Arc<dyn Communicator>> = match size {
         1 => vec![Arc::new(Solo)],
         size => {
-            // Before a group of this size is made: the number may be a slip.
-            models::check_ranks(checkpoint.config(), size)?;
             let threads = Threads::group(size, RANK_DEADLINE).into_iter();
             threads.map(|rank| Arc::new(rank) as Arc<dyn Communicator>).collect()
         }
     };
-    let load = |(index, comm): (usize, Arc<dyn Communicator>)| {
-        let device = Device::Cpu;
-        let mut report = |done| progress(overall(done, index, tensor_parallel));
+    let load = |(index, (device, comm)): (usize, (Device, Arc<dyn Communicator>))| {
+        let mut report = |done| progress(overall(done, index, size));
         let model = models::load(checkpoint, &device, Arc::clone(&comm), &mut report)?;
         Ok(Rank { model, device, comm })
     };
-    group.into_iter().enumerate().map(load).collect()
+    devices.into_iter().zip(group).enumerate().map(load).collect()
+}
+
+/// The devices of a model's ranks, opened after the number of ranks was checked, which may be a slip.
+pub(crate) fn open_devices(
+    checkpoint: &Checkpoint,
+    options: &DeviceOptions,
+    tensor_parallel: usize,
+) -> Result<OpenDevices, Error> {
+    if tensor_parallel == 0 {
+        return Err(Error::option("tensor_parallel", "at least 1", 0));
+    }
+    models::check_ranks(checkpoint.config(), tensor_parallel)?;
+    options.open(tensor_parallel)
+}
+
+/// What the model needs of the memory of its GPUs; `None` on the CPU, whose memory the operating system deals out.
+pub(crate) fn plan(
+    checkpoint: &Checkpoint,
+    devices: &[Device],
+    sizes: &Sizes,
+) -> Result<Option<MemoryPlan>, Error> {
+    let Sizes { kv_dtype, kv_tokens, step_tokens, .. } = *sizes;
+    let mut tightest = None;
+    for device in devices {
+        let Some((free, total)) = device.memory_info()? else { return Ok(None) };
+        let plan = MemoryPlan {
+            device: device.to_string(),
+            free_bytes: free as u64,
+            total_bytes: total as u64,
+            footprint: Footprint::new(checkpoint, devices.len(), kv_dtype, step_tokens),
+            kv_tokens: kv_tokens as u64,
+        };
+        if tightest.as_ref().is_none_or(|other: &MemoryPlan| plan.free_bytes < other.free_bytes) {
+            tightest = Some(plan);
+        }
+    }
+    if let Some(plan) = &tightest {
+        plan.check(devices.len(), |ranks| {
+            let footprint = Footprint::new(checkpoint, ranks, kv_dtype, step_tokens);
+            MemoryPlan { footprint, ..plan.clone() }.needed_bytes() <= plan.free_bytes
+        })?;
+    }
+    Ok(tightest)
 }
 
 /// The progress of all ranks when rank `index` of `size` has come as far as `done`, in sizes of one checkpoint.

@@ -33,6 +33,8 @@ pub enum Progress {
     Download(DownloadProgress),
     /// Reading weights.
     Weights(LoadProgress),
+    /// Something the user should know: that the CPU was taken for want of a GPU, or what is planned for its memory.
+    Notice(String),
 }
 
 /// A model found but not read: config and headers are checked, no weight is in memory.

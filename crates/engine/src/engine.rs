@@ -9,7 +9,8 @@ use kernels::{DType, Device};
 use models::{KvCache, Model, StepContext};
 use scheduler::BlockAllocator;
 
-use crate::ranks::Ranks;
+use crate::ranks::{RankState, Ranks};
+use crate::recorded::RecordedDecode;
 use crate::step::StepInput;
 use crate::{EngineError, Generation, LogitRows, Rank, RankView, Request, Sequence, StepOutput, memory};
 
@@ -36,6 +37,8 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Fills the cache with NaN, so that whoever reads a row that was never written shows it. For `verify` and tests.
     pub poison_cache: bool,
+    /// Records decode steps on devices that can, and replays them. Off, every step is launched kernel by kernel.
+    pub record_decode: bool,
     /// How long a step waits for the other ranks after the first has finished its part.
     pub rank_deadline: Duration,
 }
@@ -49,8 +52,48 @@ impl Default for EngineOptions {
             prefill_chunk: 256,
             max_sequences: 1,
             poison_cache: false,
+            record_decode: true,
             rank_deadline: RANK_DEADLINE,
         }
+    }
+}
+
+/// What options mean for one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Element type of the KV cache.
+    pub kv_dtype: DType,
+    /// Positions a sequence may reach.
+    pub context_len: usize,
+    /// Tokens that the KV pool holds.
+    pub kv_tokens: usize,
+    /// Most tokens of a step.
+    pub step_tokens: usize,
+}
+
+impl EngineOptions {
+    /// The sizes that these options give a model.
+    ///
+    /// # Errors
+    /// [`EngineError::Options`] for a size out of range.
+    pub fn sizes(&self, common: &CommonConfig) -> Result<Sizes, EngineError> {
+        let kv_dtype = self.kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
+        if !matches!(kv_dtype, DType::F32 | DType::BF16) {
+            return Err(EngineError::options("kv_dtype", "F32 or BF16", kv_dtype));
+        }
+        let fields = [("prefill_chunk", self.prefill_chunk), ("max_sequences", self.max_sequences)];
+        if let Some((field, found)) = fields.into_iter().find(|(_, size)| *size == 0) {
+            return Err(EngineError::options(field, "at least 1", found));
+        }
+        let longest = common.max_position_embeddings;
+        let context_len = self.context_len.unwrap_or(longest.min(DEFAULT_CONTEXT_LEN));
+        if context_len < 2 || context_len > longest {
+            let expected = format!("2 to {longest}, the model's longest context");
+            return Err(EngineError::options("context_len", expected, context_len));
+        }
+        let kv_tokens = context_len.saturating_mul(self.max_sequences);
+        let step_tokens = self.prefill_chunk.min(context_len);
+        Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens })
     }
 }
 
@@ -92,31 +135,28 @@ impl Engine {
     pub fn new(ranks: Vec<Rank>, options: &EngineOptions) -> Result<Arc<Self>, EngineError> {
         check_group(&ranks)?;
         let common = ranks[0].model.config().common();
-        let (vocab_size, longest) = (common.vocab_size, common.max_position_embeddings);
-        let kv_dtype = options.kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
-        if !matches!(kv_dtype, DType::F32 | DType::BF16) {
-            return Err(EngineError::options("kv_dtype", "F32 or BF16", kv_dtype));
-        }
-        let sizes = [("prefill_chunk", options.prefill_chunk), ("max_sequences", options.max_sequences)];
-        if let Some((field, found)) = sizes.into_iter().find(|(_, size)| *size == 0) {
-            return Err(EngineError::options(field, "at least 1", found));
-        }
-        let context_len = options.context_len.unwrap_or(longest.min(DEFAULT_CONTEXT_LEN));
-        if context_len < 2 || context_len > longest {
-            let expected = format!("2 to {longest}, the model's longest context");
-            return Err(EngineError::options("context_len", expected, context_len));
-        }
+        let vocab_size = common.vocab_size;
+        let Sizes { kv_dtype, context_len, .. } = options.sizes(common)?;
         let blocks = context_len.div_ceil(options.block_size.max(1)).saturating_mul(options.max_sequences);
         let allocator = BlockAllocator::new(blocks, options.block_size)?;
         let token_bytes: usize = ranks.iter().map(|r| r.model.kv_layout().bytes_per_token(kv_dtype)).sum();
         let needed_bytes = (token_bytes as u64).saturating_mul(allocator.capacity() as u64);
-        if let Some(available_bytes) = memory::available_bytes().filter(|&bytes| bytes < needed_bytes) {
+        // A GPU's memory is planned before the weights are loaded (`MemoryPlan`).
+        let on_cpu = ranks[0].device == Device::Cpu;
+        let available_bytes = memory::available_bytes().filter(|&bytes| on_cpu && bytes < needed_bytes);
+        if let Some(available_bytes) = available_bytes {
             return Err(EngineError::Memory { context_len, needed_bytes, available_bytes });
         }
+        let size = options.block_size;
         let cache = if options.poison_cache { KvCache::poisoned } else { KvCache::new };
         let ranks = ranks.into_iter().map(|rank| {
-            let kv = cache(&rank.device, rank.model.kv_layout(), blocks, options.block_size, kv_dtype)?;
-            Ok((rank, kv))
+            let records = options.record_decode && rank.device.can_record() && rank.comm.is_capturable();
+            // Recorded steps are filled up with rows that write to a block behind all others.
+            let spare = usize::from(records);
+            let kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
+            let max_blocks = context_len.div_ceil(size);
+            let decode = records.then(|| RecordedDecode::new(size, max_blocks, blocks as u32));
+            Ok((rank, RankState { kv, decode }))
         });
         let ranks = Ranks::new(ranks.collect::<Result<_, EngineError>>()?, options.rank_deadline)?;
         let prefill_chunk = options.prefill_chunk;
@@ -145,8 +185,8 @@ impl Engine {
         Sequence::new(self.allocator.table())
     }
 
-    /// Runs the model over `tokens`, which follow those already in `sequence`, on all ranks: their hidden states, and
-    /// the logits of `rows`. `ctx` and its probe hear rank 0.
+    /// Runs the model over `tokens`, which follow those already in `sequence`, on all ranks: the
+    /// logits of `rows`. `ctx` and its probe hear rank 0.
     ///
     /// # Errors
     /// [`EngineError::Blocks`] if the pool is full, [`EngineError::Request`] for ids beyond the vocabulary,

@@ -58,6 +58,14 @@ pub enum EngineError {
         /// What it said.
         source: std::io::Error,
     },
+    /// The model does not fit its device.
+    #[error("the model does not fit: {plan}. What helps: {fix}")]
+    DoesNotFit {
+        /// What is needed and what is there.
+        plan: Box<crate::MemoryPlan>,
+        /// What would help.
+        fix: String,
+    },
     /// Logits that define no distribution.
     #[error("the logit of token {token} is {value}: there is no distribution to sample from")]
     Logits {

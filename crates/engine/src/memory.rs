@@ -3,7 +3,7 @@
 /// Available bytes, or `None` where the platform does not say.
 ///
 /// Linux reports what can be had without swapping as `MemAvailable`; other platforms go unchecked.
-pub(crate) fn available_bytes() -> Option<u64> {
+pub fn available_bytes() -> Option<u64> {
     parse_meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)
 }
 

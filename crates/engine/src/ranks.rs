@@ -11,10 +11,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use comm::{CommError, Communicator, Solo};
-use kernels::Device;
+use kernels::{Device, Tensor};
 use models::{KvCache, Model, ModelError};
 
 use crate::EngineError;
+use crate::recorded::{DecodeRow, RecordedDecode};
 
 /// How long to wait for the other ranks' reports once it is known that the step has failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -34,6 +35,11 @@ impl Rank {
     pub fn solo(model: Box<dyn Model>, device: Device) -> Self {
         Self { model, device, comm: Arc::new(Solo) }
     }
+
+    fn view<'a>(&'a self, state: &'a mut RankState) -> RankView<'a> {
+        let RankState { kv, decode } = state;
+        RankView { model: &*self.model, device: &self.device, kv, decode: decode.as_mut() }
+    }
 }
 
 /// What a rank's part of a step works on.
@@ -44,6 +50,25 @@ pub struct RankView<'a> {
     pub device: &'a Device,
     /// Its cache; the blocks are the same on every rank.
     pub kv: &'a mut KvCache,
+    decode: Option<&'a mut RecordedDecode>,
+}
+
+impl RankView<'_> {
+    /// Logits `[R, V]` of one decode step from a recording, or `None` where none is made.
+    pub(crate) fn decode(&mut self, rows: &[DecodeRow<'_>]) -> Result<Option<Tensor>, EngineError> {
+        let Self { model, device, kv, decode } = self;
+        match decode {
+            Some(decode) => decode.logits(device, *model, kv, rows),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What a rank's steps change.
+pub(crate) struct RankState {
+    pub(crate) kv: KvCache,
+    /// `None` if decode steps are not to be recorded.
+    pub(crate) decode: Option<RecordedDecode>,
 }
 
 /// What one of the other ranks does in a step.
@@ -59,7 +84,7 @@ pub(crate) struct Ranks {
 }
 
 struct State {
-    kv: KvCache,
+    first: RankState,
     workers: Vec<Worker>,
 }
 
@@ -81,15 +106,15 @@ struct Failure {
 }
 
 impl Ranks {
-    /// The ranks in order with their caches; `deadline` bounds how long the others may go on after the first has
+    /// The ranks in order, each with its state; `deadline` bounds how long the others may go on after the first has
     /// finished a step.
-    pub(crate) fn new(ranks: Vec<(Rank, KvCache)>, deadline: Duration) -> Result<Self, EngineError> {
+    pub(crate) fn new(ranks: Vec<(Rank, RankState)>, deadline: Duration) -> Result<Self, EngineError> {
         let mut ranks = ranks.into_iter();
-        let Some((first, kv)) = ranks.next() else {
+        let Some((first, state)) = ranks.next() else {
             return Err(EngineError::options("ranks", "at least 1", 0));
         };
-        let workers = ranks.enumerate().map(|(i, (rank, kv))| Worker::spawn(i + 1, rank, kv));
-        let state = Mutex::new(State { kv, workers: workers.collect::<Result<_, _>>()? });
+        let workers = ranks.enumerate().map(|(i, (rank, state))| Worker::spawn(i + 1, rank, state));
+        let state = Mutex::new(State { first: state, workers: workers.collect::<Result<_, _>>()? });
         Ok(Self { first, state, failure: OnceLock::new(), deadline })
     }
 
@@ -106,9 +131,9 @@ impl Ranks {
     ) -> Result<R, EngineError> {
         // Rows of other sequences are never read, so a step that panicked half way has damaged nobody else.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { kv, workers } = &mut *state;
-        let Rank { model, device, comm } = &self.first;
-        let mut view = RankView { model: &**model, device, kv };
+        let State { first, workers } = &mut *state;
+        let comm = &self.first.comm;
+        let mut view = self.first.view(first);
         if workers.is_empty() {
             return mine(&mut view);
         }
@@ -155,16 +180,13 @@ impl Drop for Ranks {
 }
 
 impl Worker {
-    fn spawn(index: usize, rank: Rank, mut kv: KvCache) -> Result<Self, EngineError> {
+    fn spawn(index: usize, rank: Rank, mut state: RankState) -> Result<Self, EngineError> {
         let (jobs, todo) = channel::<Job>();
         let (report, reports) = channel();
         let work = move || {
-            let Rank { model, device, comm } = rank;
             for job in todo {
-                let mut view = RankView { model: &*model, device: &device, kv: &mut kv };
-                let result = guarded(index, &*comm, || job(&mut view));
-                // Whoever waits for the report may count on nobody else having the job any more.
-                drop(job);
+                let mut view = rank.view(&mut state);
+                let result = guarded(index, &*rank.comm, || job(&mut view));
                 if report.send(result).is_err() {
                     break;
                 }
@@ -238,23 +260,5 @@ impl Failure {
 
     fn to_error(&self) -> EngineError {
         EngineError::Rank { rank: self.rank, reason: self.reason.clone() }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A transport may only say that the group is gone; the rank itself knows why.
-    #[test]
-    fn a_ranks_own_words_come_before_what_others_heard() {
-        let heard = CommError::Left { rank: 2, panicked: true };
-        let heard = Failure::of(0, &EngineError::Model(ModelError::Comm(heard)));
-        assert_eq!((heard.rank, heard.is_hearsay), (2, true));
-        let own = Failure::own(2, "panicked: out of range");
-        let cause = root(&[heard.clone(), own]).unwrap();
-        assert_eq!(cause.reason, "panicked: out of range");
-        assert_eq!(root(&[heard]).unwrap().rank, 2, "better than nothing");
-        assert!(root(&[]).is_none());
     }
 }

@@ -1,9 +1,10 @@
 //! [`StepInput`]: the tokens that a step feeds to every rank, and what it answers.
 
 use kernels::ops::PagedBatch;
-use kernels::{Tensor, ops};
+use kernels::{Device, Tensor, ops};
 use models::{Batch, StepContext};
 
+use crate::recorded::DecodeRow;
 use crate::{EngineError, RankView};
 
 /// For which of a step's tokens the vocabulary is scored.
@@ -17,11 +18,9 @@ pub enum LogitRows {
     All,
 }
 
-/// What a step computed.
+/// What a step computed, on the host: the memory of the device is the next step's.
 #[derive(Debug, Clone)]
 pub struct StepOutput {
-    /// Final-normed hidden states `[T, D]`.
-    pub hidden: Tensor,
     /// Logits `[R, V]` of the rows that were asked for.
     pub logits: Option<Tensor>,
 }
@@ -39,25 +38,40 @@ pub(crate) struct StepInput {
 }
 
 impl StepInput {
-    /// One rank's part of the step. This is the only place where a batch is made.
+    /// One rank's part of the step, replayed where it is a decode step that the device has recorded.
     pub(crate) fn run(
         &self,
         ctx: &mut StepContext<'_>,
         rank: &mut RankView<'_>,
     ) -> Result<StepOutput, EngineError> {
+        if let (&[token], LogitRows::Last, false) = (&self.tokens[..], self.rows, ctx.is_probed()) {
+            let row = DecodeRow { token, position: self.start as u32, blocks: &self.blocks };
+            if let Some(logits) = rank.decode(&[row])? {
+                return Ok(StepOutput { logits: Some(logits) });
+            }
+        }
+        Ok(StepOutput { logits: self.compute(ctx, rank)? })
+    }
+
+    /// The step in the ordinary way.
+    fn compute(
+        &self,
+        ctx: &mut StepContext<'_>,
+        rank: &mut RankView<'_>,
+    ) -> Result<Option<Tensor>, EngineError> {
         let (count, end) = (self.tokens.len(), self.start + self.tokens.len());
         let paged = PagedBatch::new(rank.device, self.block_size, &[(count, end, &self.blocks)])?;
         let positions: Vec<u32> = (self.start as u32..end as u32).collect();
         let batch = Batch::new(&self.tokens, &positions, paged)?;
         let hidden = rank.model.forward(ctx, &batch, rank.kv)?;
         let logits = match self.rows {
-            LogitRows::None => None,
-            LogitRows::All => Some(rank.model.logits(&hidden)?),
+            LogitRows::None => return Ok(None),
+            LogitRows::All => rank.model.logits(&hidden)?,
             LogitRows::Last => {
                 let last = Tensor::from_u32(rank.device, &[1], &[count as u32 - 1])?;
-                Some(rank.model.logits(&ops::gather_rows(&hidden, &last)?)?)
+                rank.model.logits(&ops::gather_rows(&hidden, &last)?)?
             }
         };
-        Ok(StepOutput { hidden, logits })
+        Ok(Some(logits.to_device(&Device::Cpu)?))
     }
 }

@@ -9,6 +9,7 @@ use kernels::DType;
 
 use super::runner::{Observed, Rows, Runner};
 use super::{Golden, Key, Report, RouterPart, Row, Tolerances, Verdict};
+use crate::device::{DeviceOptions, OpenDevices};
 use crate::{Error, ranks};
 
 /// How a checkpoint is verified.
@@ -20,11 +21,18 @@ pub struct VerifyOptions {
     pub tolerances: Tolerances,
     /// Ranks that the model is split over, at least 1.
     pub tensor_parallel: usize,
+    /// Where the ranks live.
+    pub device: DeviceOptions,
 }
 
 impl Default for VerifyOptions {
     fn default() -> Self {
-        Self { chunk: None, tolerances: Tolerances::default(), tensor_parallel: 1 }
+        Self {
+            chunk: None,
+            tolerances: Tolerances::default(),
+            tensor_parallel: 1,
+            device: DeviceOptions::default(),
+        }
     }
 }
 
@@ -57,7 +65,12 @@ pub fn verify_checkpoint(
     let vocab_size = checkpoint.config().common().vocab_size;
     let prompts = Prompts::read(&golden, &keys, vocab_size)?;
     progress("loading the weights");
-    let ranks = ranks::load(&checkpoint, options.tensor_parallel, &mut |_| {})?;
+    let OpenDevices { ranks, notice } =
+        ranks::open_devices(&checkpoint, &options.device, options.tensor_parallel)?;
+    if let Some(notice) = &notice {
+        progress(notice);
+    }
+    let ranks = ranks::load(&checkpoint, ranks, &mut |_| {})?;
     let engine_options = EngineOptions {
         context_len: Some(prompts.longest().max(2)),
         kv_dtype: Some(DType::F32),

@@ -5,6 +5,7 @@
 
 mod chat;
 mod completions;
+mod device_args;
 mod eval;
 mod inspect;
 mod interrupt;

@@ -28,6 +28,7 @@ impl ProgressDisplay {
         match step {
             Progress::Download(step) => self.bytes(&step.file, step.bytes_done, step.bytes_total),
             Progress::Weights(step) => self.bytes("weights", step.bytes_done, step.bytes_total),
+            Progress::Notice(words) => self.note(words),
             _ => {}
         }
     }
@@ -73,9 +74,14 @@ impl ProgressDisplay {
         self.subject.clear();
     }
 
-    /// Prints a line above the bar.
+    /// Prints a warning above the bar.
     pub(crate) fn warn(&self, message: &str) {
-        // A warning that cannot be written is not worth failing for.
-        self.bar.suspend(|| drop(writeln!(io::stderr(), "warning: {message}")));
+        self.note(&format!("warning: {message}"));
+    }
+
+    /// Prints a line above the bar.
+    fn note(&self, message: &str) {
+        // A line that cannot be written is not worth failing for.
+        self.bar.suspend(|| drop(writeln!(io::stderr(), "{message}")));
     }
 }

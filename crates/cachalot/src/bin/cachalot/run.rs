@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use cachalot::{
-    FinishReason, GenerateOptions, Input, LanguageModel, LoadOptions, Message, ModelSource, Output,
+    FinishReason, GenerateOptions, Input, LanguageModel, LoadOptions, Message, ModelSource, Output, Precision,
 };
 
 use crate::chat;
+use crate::device_args::DeviceArgs;
 use crate::interrupt::{self, Interrupt};
 use crate::kv_dtype::KvDtype;
 use crate::model_arg;
@@ -65,6 +66,8 @@ pub(crate) struct Args {
     /// Split the model over N ranks, which compute its layers together
     #[arg(long, value_name = "N", default_value_t = 1)]
     tp: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -144,6 +147,7 @@ fn load(args: &Args, source: ModelSource) -> anyhow::Result<LanguageModel> {
         context_len: args.ctx_size,
         kv_dtype: args.kv_dtype.map(Into::into),
         tensor_parallel: args.tp,
+        device: args.device.options(Precision::Bf16),
         // One conversation is all there is.
         max_sequences: 1,
         ..LoadOptions::default()

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use cachalot::Tokenizer;
 use cachalot::verify::{
     KeyTolerance, Outcome, Report, Tolerances, VerifyOptions, verify_checkpoint, verify_prompts,
 };
+use cachalot::{Precision, Tokenizer};
 
+use crate::device_args::DeviceArgs;
 use crate::progress::ProgressDisplay;
 
 const EXIT_CODES: &str = "\
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     /// Split the model over N ranks
     #[arg(long, value_name = "N", default_value_t = 1)]
     tp: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Accept this difference for every key; the default is 1e-4 up to 7 tokens, 3e-4 up to 33, 1e-3 beyond
     #[arg(long, value_name = "X")]
     tolerance: Option<f64>,
@@ -60,7 +63,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn checkpoint(args: &Args) -> anyhow::Result<Report> {
     let tolerances = Tolerances { all: args.tolerance, by_key: args.tolerance_key.clone() };
-    let options = VerifyOptions { chunk: args.chunk, tolerances, tensor_parallel: args.tp };
+    // Goldens are single precision; so is the check, unless somebody wants to know how far bf16 is.
+    let device = args.device.options(Precision::F32);
+    let options = VerifyOptions { chunk: args.chunk, tolerances, tensor_parallel: args.tp, device };
     let mut display = ProgressDisplay::new();
     let report = verify_checkpoint(&args.path, &options, &mut |step| display.message(step))?;
     display.clear();

@@ -1,0 +1,123 @@
+//! [`Footprint`]: the memory that one rank's part of a model takes, from the config and the headers alone: a plan is
+//! made, and a model that does not fit is refused, before a byte of weights is read.
+
+use checkpoint::{Checkpoint, ModelConfig};
+use kernels::DType;
+
+use crate::layers::{KvLayout, LayerKv};
+
+/// What the largest rank keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Weights, MTP and scales included, as they are stored. Norms and routers are widened to `F32`.
+    pub weight_bytes: u64,
+    /// KV cache per token over all layers.
+    pub kv_bytes_per_token: u64,
+    /// Activations of a step, at most.
+    pub step_bytes: u64,
+}
+
+impl Footprint {
+    /// The footprint of the largest of `ranks` ranks, for steps of at most `step_tokens` tokens and a cache of
+    /// `kv_dtype`.
+    pub fn new(checkpoint: &Checkpoint, ranks: usize, kv_dtype: DType, step_tokens: usize) -> Self {
+        let config = checkpoint.config();
+        Self {
+            weight_bytes: weight_bytes(checkpoint, ranks as u64),
+            kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype) as u64,
+            step_bytes: step_bytes(config, ranks as u64, step_tokens as u64),
+        }
+    }
+}
+
+/// How a tensor is dealt to the ranks ([`crate::Shard`] has the table).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// Every rank keeps all of it, widened to `F32`.
+    Widened,
+    /// Every rank keeps all of it.
+    Whole,
+    /// Key heads: split, but never below one head.
+    KeyHeads,
+    /// Every rank keeps a part.
+    Split,
+}
+
+fn share(name: &str) -> Share {
+    let is = |part: &str| name.contains(part);
+    if is("norm") || is(".mlp.gate.") || is("e_score_correction_bias") || name.ends_with(".bias") {
+        Share::Widened
+    } else if is("q_a_proj") || is("kv_a_proj_with_mqa") || is("eh_proj") {
+        Share::Whole
+    } else if is("k_proj") || is("v_proj") {
+        Share::KeyHeads
+    } else {
+        Share::Split
+    }
+}
+
+fn weight_bytes(checkpoint: &Checkpoint, ranks: u64) -> u64 {
+    let key_heads = match checkpoint.config() {
+        ModelConfig::Llama(config) => config.common.num_key_value_heads as u64,
+        ModelConfig::Deepseek(config) => config.common.num_attention_heads as u64,
+    };
+    let kept = |name: &str| {
+        let Some(info) = checkpoint.info(name) else { return 0 };
+        let bytes = info.size_bytes as u64;
+        match share(name) {
+            Share::Widened => info.shape.iter().product::<usize>() as u64 * 4,
+            Share::Whole => bytes,
+            Share::KeyHeads => bytes.div_ceil(ranks.min(key_heads.max(1))),
+            Share::Split => bytes.div_ceil(ranks),
+        }
+    };
+    checkpoint.names().map(kept).sum()
+}
+
+fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> usize {
+    let of_rank = |layer: &LayerKv| match *layer {
+        LayerKv::Gqa { num_kv_heads, head_dim } => {
+            LayerKv::Gqa { num_kv_heads: num_kv_heads.div_ceil(ranks), head_dim }
+        }
+        // The latent has no heads to split.
+        mla @ LayerKv::Mla { .. } => mla,
+    };
+    let layers = crate::kv_layout(config).layers.iter().map(of_rank).collect();
+    KvLayout { layers }.bytes_per_token(dtype)
+}
+
+/// Activations that are alive at once, all counted as `F32`, plus a quarter for what the allocator cannot fill.
+fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
+    let common = config.common();
+    let (dim, vocab) = (common.hidden_size as u64, common.vocab_size as u64);
+    let heads = (common.num_attention_heads as u64).div_ceil(ranks);
+    let part = |width: usize| (width as u64).div_ceil(ranks);
+    let (attention, experts) = match config {
+        ModelConfig::Llama(config) => {
+            let kv_heads = (config.common.num_key_value_heads as u64).div_ceil(ranks);
+            ((2 * heads + 2 * kv_heads) * config.common.head_dim as u64, 0)
+        }
+        ModelConfig::Deepseek(config) => {
+            let attention = config.mla.as_ref().map_or(4 * dim, |mla| {
+                let latent = (mla.kv_lora_rank + mla.qk_rope_head_dim) as u64;
+                let query = (mla.qk_nope_head_dim + mla.qk_rope_head_dim) as u64;
+                let low_rank = 2 * mla.q_lora_rank.unwrap_or(0) as u64 + latent;
+                low_rank + heads * (query + 2 * latent + mla.v_head_dim as u64)
+            });
+            let experts = config.moe.as_ref().map_or(0, |moe| {
+                let chosen = moe.num_experts_per_tok as u64;
+                let shared = part(moe.n_shared_experts * moe.moe_intermediate_size);
+                2 * moe.n_routed_experts as u64
+                    + chosen * (2 * dim + part(moe.moe_intermediate_size) + 8)
+                    + shared
+                    + dim
+            });
+            (attention, experts)
+        }
+    };
+    let feed_forward = experts.max(part(common.intermediate_size) + dim);
+    // Residual, normed input and the sublayer's output, beside the larger sublayer; logits of one token each of a few
+    // sequences, or of a whole verification step.
+    let per_token = 3 * dim + attention.max(feed_forward);
+    (tokens * per_token * 4 + tokens.min(64) * vocab * 4) / 4 * 5
+}
