@@ -125,7 +125,7 @@ __device__ __forceinline__ void route(const float* logits, const float* bias, ui
         float own = 0.0f;
 #pragma unroll
         for (int i = 0; i < N; i++)
-            if (expert / 32 == i) own = scores[i];
+            if (lane + i * 32 == expert) own = scores[i];
         const float score = __shfl_sync(0xffffffffu, own, expert % 32);
         sum += score;
         if (lane == k) chosen = expert, weight = score;

@@ -3,9 +3,12 @@
 
 use kernels::cpu::{self, Attention, Level};
 use kernels::ops::{self, MlaDims};
-use kernels::{DType, KernelError, Tensor, Weight, reference};
+use kernels::{DType, Device, KernelError, Precision, Tensor, Weight, reference};
+use testkit::soft_gpu;
 
-use crate::common::{BF16, F32, FORMS, FP8, Form, close, close_by, tensor, values, weight};
+use crate::common::{
+    BF16, F32, FORMS, FP8, Form, activation_tolerance, close, close_by, rounded, tensor, values, weight,
+};
 use crate::paged::{Paged, STEPS};
 
 const DIMS: [MlaDims; 4] = [
@@ -141,4 +144,105 @@ fn refuses_what_does_not_fit() {
         1.0,
         32
     )));
+}
+
+/// The forms that a GPU has kernels for.
+const GPU_FORMS: [Form; 6] =
+    [F32, Form::Float(DType::F16), BF16, FP8, Form::Fp8([32, 32]), Form::Fp8([5, 7])];
+
+/// Both products on `device` against the reference with the same operands: where they are bf16, so are the query and
+/// the scaled weights.
+fn check_products_on(device: &Device, form: Form, dims: &MlaDims, tokens: usize) {
+    let weights = kv_b(form, dims);
+    let dense = weights.to_vec_f32();
+    let bf16_device = device.activation_dtype() == DType::BF16;
+    let bf16_operands = bf16_device && !matches!(form, Form::Float(DType::F32 | DType::F16));
+    let operand = |values: &[f32]| if bf16_operands { rounded(values) } else { values.to_vec() };
+    let q = values(1, tokens * dims.num_heads * dims.qk_head_dim());
+    let o = values(2, tokens * dims.num_heads * dims.kv_lora_rank);
+    // The latent arrives as an activation.
+    let o = if bf16_device { rounded(&o) } else { o };
+    let kv_b = weights.to_device(device).unwrap();
+    let on_gpu = |width: usize, values: &[f32]| {
+        Tensor::from_f32(device, &[tokens, dims.num_heads, width], values).unwrap()
+    };
+    let check = |what: &str, got: Tensor, want: &[f32]| {
+        assert_eq!(got.dtype(), device.activation_dtype());
+        let what = format!("{what} {form:?} {dims:?} T={tokens}");
+        // Sums of up to 512 products below 2.5.
+        close_by(&what, &got.to_vec_f32(), want, |i| activation_tolerance(device, want[i], 1e-4));
+    };
+    let mut absorbed = reference::mla_absorb_query(&operand(&q), &operand(&dense), dims);
+    // What is only copied is not an operand.
+    for (want, q) in absorbed.chunks_exact_mut(dims.row_width()).zip(q.chunks_exact(dims.qk_head_dim())) {
+        want[dims.kv_lora_rank..].copy_from_slice(&q[dims.qk_nope_head_dim..]);
+    }
+    check("absorb", ops::mla_absorb_query(&on_gpu(dims.qk_head_dim(), &q), &kv_b, dims).unwrap(), &absorbed);
+    let projected = reference::mla_project_value(&operand(&o), &operand(&dense), dims);
+    check(
+        "project",
+        ops::mla_project_value(&on_gpu(dims.kv_lora_rank, &o), &kv_b, dims).unwrap(),
+        &projected,
+    );
+}
+
+#[test]
+fn products_on_a_gpu_match_the_reference() {
+    let gpu = soft_gpu();
+    // The head of V2-Lite and V3.
+    let real = MlaDims {
+        num_heads: 2,
+        qk_nope_head_dim: 128,
+        qk_rope_head_dim: 64,
+        v_head_dim: 128,
+        kv_lora_rank: 512,
+    };
+    for precision in [Precision::F32, Precision::Bf16] {
+        gpu.under_all_schedules(precision, |device| {
+            for form in [BF16, Form::Fp8([5, 7])] {
+                check_products_on(device, form, &DIMS[1], 19);
+            }
+        });
+        let device = gpu.device(precision);
+        for form in GPU_FORMS {
+            for (dims, tokens) in
+                [(&DIMS[0], 1), (&DIMS[1], 70), (&DIMS[2], 33), (&real, 1), (&real, 17), (&DIMS[0], 0)]
+            {
+                check_products_on(&device, form, dims, tokens);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_on_a_gpu_is_the_same_bits_alone_and_in_a_batch() {
+    let gpu = soft_gpu();
+    let device = gpu.device(Precision::Bf16);
+    let dims = &DIMS[2];
+    let weights = kv_b(FP8, dims).to_device(&device).unwrap();
+    let shape = [19, dims.num_heads, dims.qk_head_dim()];
+    let q = values(1, shape.iter().product());
+    let absorb = |shape: &[usize], q: &[f32]| {
+        ops::mla_absorb_query(&Tensor::from_f32(&device, shape, q).unwrap(), &weights, dims)
+            .unwrap()
+            .to_vec_f32()
+    };
+    let all = absorb(&shape, &q);
+    for (t, q) in q.chunks_exact(shape[1] * shape[2]).enumerate() {
+        let one = absorb(&[1, shape[1], shape[2]], q);
+        assert_eq!(one, all[t * one.len()..][..one.len()], "token {t}");
+    }
+}
+
+#[test]
+fn a_gpu_says_which_weights_it_has_no_product_for() {
+    let gpu = soft_gpu();
+    let device = gpu.device(Precision::Bf16);
+    let dims = &DIMS[0];
+    let q = Tensor::zeros(&device, DType::F32, &[1, 1, 24]).unwrap();
+    let int8 = kv_b(Form::Int8(None), dims).to_device(&device).unwrap();
+    let error = ops::mla_absorb_query(&q, &int8, dims).unwrap_err();
+    assert!(error.to_string().contains("kv_b is I8"), "{error}");
+    let error = ops::mla_absorb_query(&q, &kv_b(F32, dims), dims).unwrap_err();
+    assert!(matches!(error, KernelError::Placement { arg: "kv_b", .. }));
 }

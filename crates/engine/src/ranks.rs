@@ -187,6 +187,8 @@ impl Worker {
             for job in todo {
                 let mut view = rank.view(&mut state);
                 let result = guarded(index, &*rank.comm, || job(&mut view));
+                // Whoever waits for the report may count on nobody else having the job any more.
+                drop(job);
                 if report.send(result).is_err() {
                     break;
                 }
@@ -260,5 +262,23 @@ impl Failure {
 
     fn to_error(&self) -> EngineError {
         EngineError::Rank { rank: self.rank, reason: self.reason.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A transport may only say that the group is gone; the rank itself knows why.
+    #[test]
+    fn a_ranks_own_words_come_before_what_others_heard() {
+        let heard = CommError::Left { rank: 2, panicked: true };
+        let heard = Failure::of(0, &EngineError::Model(ModelError::Comm(heard)));
+        assert_eq!((heard.rank, heard.is_hearsay), (2, true));
+        let own = Failure::own(2, "panicked: out of range");
+        let cause = root(&[heard.clone(), own]).unwrap();
+        assert_eq!(cause.reason, "panicked: out of range");
+        assert_eq!(root(&[heard]).unwrap().rank, 2, "better than nothing");
+        assert!(root(&[]).is_none());
     }
 }

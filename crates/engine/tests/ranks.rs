@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::ModelConfig;
 use comm::{Communicator, Threads};
-use engine::{Engine, EngineError, EngineOptions, LogitRows, Rank, Request, SamplingParams, Step};
+use engine::{Engine, EngineError, EngineOptions, LogitRows, Rank, Request, SamplingParams, Sequence, Step};
 use kernels::{Device, Tensor};
 use models::{Batch, KvCache, KvLayout, Model, ModelError, ModelSummary, Mtp, StepContext};
 use testkit::Fixture;
@@ -190,6 +190,8 @@ fn check_failure(size: usize, faulty: usize, fault: Fault, deadline: Duration, r
     assert!(failing.step().is_none());
     let again = other.step().unwrap().unwrap_err();
     assert_eq!(again.to_string(), error.to_string(), "{what}");
+    let again = engine.on_ranks(|_| Ok(())).unwrap_err();
+    assert_eq!(again.to_string(), error.to_string(), "{what}: not even what needs no collective");
     drop((failing, other));
     assert_eq!(engine.allocator().num_free_blocks(), engine.allocator().num_blocks(), "{what}");
     drop(engine);
@@ -222,11 +224,17 @@ fn a_rank_that_hangs_is_late() {
 fn one_rank_alone_survives_a_failed_step() {
     let ranks = ranks("deepseek_v2_lite", 1, DEADLINE, (0, Fault::ForwardFails));
     let engine = Engine::new(ranks, &options(DEADLINE)).unwrap();
-    tokens(&engine, Request { max_tokens: Some(1), ..request(8, 1) });
-    let mut failing = engine.generate(request(8, 2)).unwrap();
-    assert!(matches!(failing.step(), Some(Err(EngineError::Model(_)))));
-    drop(failing);
-    assert_eq!(tokens(&engine, request(8, 2)).len(), 12);
+    let mut ctx = StepContext::new(engine.device());
+    let (mut sequence, mut undisturbed) = (engine.sequence(), engine.sequence());
+    let mut extend = |sequence: &mut Sequence, tokens: &[u32]| {
+        let step = engine.extend(&mut ctx, sequence, tokens, LogitRows::Last)?;
+        Ok::<_, EngineError>(step.logits.unwrap().to_vec_f32())
+    };
+    extend(&mut sequence, &[5; 20]).unwrap();
+    assert!(matches!(extend(&mut sequence, &[9; 20]), Err(EngineError::Model(_))));
+    assert_eq!(sequence.len(), 20, "a failed step leaves the sequence as it was");
+    extend(&mut undisturbed, &[5; 20]).unwrap();
+    assert_eq!(extend(&mut sequence, &[7; 3]).unwrap(), extend(&mut undisturbed, &[7; 3]).unwrap());
 }
 
 #[test]

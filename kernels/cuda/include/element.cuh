@@ -4,9 +4,15 @@
 
 namespace cachalot {
 
+/// e4m3 as stored, before its scale.
+struct Fp8 {
+    uint8_t bits;
+};
+
 __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ float to_float(Fp8 value) { return simt::fp8_e4m3_to_float(value.bits); }
 
 template <class T>
 __device__ __forceinline__ T from_float(float value);
@@ -19,9 +25,9 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) 
     return __float2bfloat16(value);
 }
 
-/// N elements side by side, aligned to their size: one load or store.
+/// N elements side by side, aligned to their size up to 16 bytes: one load or store of up to 16 bytes.
 template <class T, int N>
-struct alignas(N * sizeof(T)) Run {
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Run {
     T value[N];
 };
 

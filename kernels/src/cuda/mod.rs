@@ -18,6 +18,7 @@ mod image;
 pub(crate) mod kv_write;
 pub(crate) mod linear;
 mod memory;
+pub(crate) mod mla;
 mod modules;
 pub(crate) mod moe;
 pub(crate) mod norm;

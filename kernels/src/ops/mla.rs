@@ -56,6 +56,12 @@ pub fn mla_absorb_query(q: &Tensor, kv_b: &Weight, dims: &MlaDims) -> Result<Ten
         return Err(KernelError::shape(OP, "q", expected, q.shape()));
     }
     dims.check_kv_b(OP, kv_b)?;
+    q.expect_dtype(DType::F32, "F32", OP, "q")?;
+    kv_b.data().expect_device(&q.device(), OP, "kv_b")?;
+    #[cfg(feature = "cuda-host")]
+    if q.is_cuda() {
+        return crate::cuda::mla::absorb_query(q, kv_b, dims);
+    }
     let q = q.f32s(OP, "q")?;
     let mut out = Tensor::output(&kv_b.device(), DType::F32, &[tokens, heads, dims.row_width()])?;
     cpu::absorb_query(Level::detect(), q, kv_b, dims, out.f32s_mut(OP, "out")?);
@@ -71,6 +77,11 @@ pub fn mla_project_value(o: &Tensor, kv_b: &Weight, dims: &MlaDims) -> Result<Te
         return Err(KernelError::shape(OP, "o", expected, o.shape()));
     }
     dims.check_kv_b(OP, kv_b)?;
+    kv_b.data().expect_device(&o.device(), OP, "kv_b")?;
+    #[cfg(feature = "cuda-host")]
+    if o.is_cuda() {
+        return crate::cuda::mla::project_value(o, kv_b, dims);
+    }
     let o = o.f32s(OP, "o")?;
     let mut out = Tensor::output(&kv_b.device(), DType::F32, &[tokens, heads * dims.v_head_dim])?;
     cpu::project_value(Level::detect(), o, kv_b, dims, out.f32s_mut(OP, "out")?);
