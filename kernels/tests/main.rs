@@ -4,6 +4,7 @@
 
 mod common;
 
+mod block_copy;
 mod device;
 mod elementwise;
 mod embedding;

@@ -49,7 +49,7 @@ pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Cow<'_, Tensor>> {
 }
 
 /// The largest unit that divides rows of these sizes: the suffix of a kernel and its bytes.
-fn unit(row_bytes: &[usize]) -> (&'static str, usize) {
+pub(super) fn unit(row_bytes: &[usize]) -> (&'static str, usize) {
     let divides = |unit: usize| row_bytes.iter().all(|bytes| bytes.is_multiple_of(unit));
     match () {
         () if divides(16) => ("16", 16),
@@ -59,7 +59,7 @@ fn unit(row_bytes: &[usize]) -> (&'static str, usize) {
 }
 
 /// A row of units per `grid.x`.
-fn rows_of(rows: usize, units: usize) -> Launch {
+pub(super) fn rows_of(rows: usize, units: usize) -> Launch {
     let grid = [rows as u32, units.div_ceil(THREADS as usize) as u32, 1];
     Launch { grid, threads: THREADS, shared_bytes: 0 }
 }

@@ -7,6 +7,7 @@
 
 mod arena;
 mod args;
+pub(crate) mod block_copy;
 mod device;
 pub(crate) mod elementwise;
 pub(crate) mod embedding;

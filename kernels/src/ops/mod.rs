@@ -1,6 +1,7 @@
 //! The ops: what a model calls. Each checks shapes and dtypes first, writes nothing when they do not fit, and then
 //! runs the forward of the device its tensors live on.
 
+mod block_copy;
 mod elementwise;
 mod embedding;
 mod gate;
@@ -15,6 +16,7 @@ mod paged_mla;
 mod rope;
 mod swiglu;
 
+pub use block_copy::{copy_blocks, swap_in, swap_out};
 pub use elementwise::{add_assign, concat_cols, gather_rows};
 pub use embedding::{embedding, embedding_shard};
 pub use gate::{GateConfig, GroupScore, Routing, Scoring, route};

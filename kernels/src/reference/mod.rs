@@ -2,9 +2,11 @@
 //! nothing else calls them.
 
 mod attention;
+mod block_copy;
 mod dense;
 mod moe;
 
 pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope};
+pub use block_copy::copy_blocks;
 pub use dense::{embedding, linear, rms_norm, silu_mul};
 pub use moe::{moe_experts, route};
