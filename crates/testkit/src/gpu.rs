@@ -3,6 +3,7 @@
 //!
 //! `CACHALOT_KERNEL_SOURCES` names another folder of kernels, for instance one with a planted bug.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -53,6 +54,13 @@ pub fn soft_gpu() -> Gpu {
     driver.reset_errors();
     driver.configure(Schedule::RoundRobin, Copies::Lazy, 1);
     Gpu { driver: Some(driver), _turn: turn }
+}
+
+/// The environment in which another program finds the software driver and the engine's kernels.
+pub fn soft_environment() -> [(&'static str, OsString); 2] {
+    let libraries = softgpu::prepare().unwrap_or_else(|error| panic!("{error}"));
+    let objects = softgpu::kernel_objects(&kernel_sources()).unwrap_or_else(|error| panic!("{error}"));
+    [("LD_LIBRARY_PATH", libraries.into()), ("SOFTGPU_KERNELS", softgpu::join(&objects).into())]
 }
 
 /// Where the kernels are.

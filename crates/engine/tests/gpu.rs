@@ -1,0 +1,124 @@
+//! The engine on a GPU: recorded decode steps against launched ones, memory against the plan, a fault in the middle.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+
+use checkpoint::Checkpoint;
+use comm::Solo;
+use engine::{Engine, EngineOptions, LogitRows, Rank, Request, SamplingParams, Step};
+use kernels::{CudaOptions, DType, Device, Precision};
+use models::{Footprint, StepContext};
+use testkit::{Fixture, soft_gpu};
+
+fn device(precision: Precision) -> Device {
+    Device::cuda(&CudaOptions { precision, ..CudaOptions::default() }).unwrap()
+}
+
+fn engine(fixture: &str, device: &Device, record_decode: bool) -> Arc<Engine> {
+    let checkpoint = Checkpoint::open(Fixture::open(fixture).dir()).unwrap();
+    let model = models::load(&checkpoint, device, Arc::new(Solo), &mut |_| {}).unwrap();
+    let options =
+        EngineOptions { record_decode, context_len: Some(64), max_sequences: 3, ..Default::default() };
+    Engine::new(vec![Rank::solo(model, device.clone())], &options).unwrap()
+}
+
+/// Logits after each of `count` decode steps of two sequences that step in turn.
+fn decode(engine: &Engine, count: usize) -> Vec<Vec<f32>> {
+    let mut ctx = StepContext::new(engine.device());
+    let mut sequences = [engine.sequence(), engine.sequence()];
+    let mut extend = |i: usize, tokens: &[u32]| {
+        let step = engine.extend(&mut ctx, &mut sequences[i], tokens, LogitRows::Last).unwrap();
+        step.logits.unwrap().to_vec_f32()
+    };
+    let mut logits = vec![extend(0, &[5, 9, 2]), extend(1, &[7; 17])];
+    for step in 0..count {
+        logits.push(extend(step % 2, &[step as u32 * 3 + 1]));
+    }
+    logits
+}
+
+#[test]
+fn a_replayed_step_is_the_launched_step_bit_for_bit() {
+    let _gpu = soft_gpu();
+    for (fixture, precision) in [
+        ("deepseek_v3", Precision::F32),
+        ("deepseek_v3", Precision::Bf16),
+        ("qwen2_distill", Precision::Bf16),
+    ] {
+        let device = device(precision);
+        let launched = decode(&engine(fixture, &device, false), 6);
+        let replayed = decode(&engine(fixture, &device, true), 6);
+        for (step, (launched, replayed)) in launched.iter().zip(&replayed).enumerate() {
+            let same = launched.iter().zip(replayed).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{fixture} {precision:?}: step {step}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_allocated_while_decoding_and_the_plan_holds() {
+    let gpu = soft_gpu();
+    let device = device(Precision::Bf16);
+    let Device::Cuda(cuda) = &device else { panic!("a GPU") };
+    let engine = engine("deepseek_v3", &device, true);
+    let mut ctx = StepContext::new(&device);
+    let mut sequence = engine.sequence();
+    let mut extend = |tokens: &[u32]| {
+        engine.extend(&mut ctx, &mut sequence, tokens, LogitRows::Last).unwrap();
+    };
+    extend(&[3; 40]);
+    let prefill_peak = cuda.step_memory().0;
+    extend(&[1]);
+    let allocations = |gpu: &testkit::Gpu| gpu.driver().map(|driver| driver.live_allocations(0));
+    let (warm, peak) = (allocations(&gpu), cuda.step_memory());
+    (2..20).for_each(|token| extend(&[token]));
+    assert_eq!(
+        (allocations(&gpu), cuda.step_memory()),
+        (warm, peak),
+        "after the first decode step nothing grows"
+    );
+
+    let checkpoint = Checkpoint::open(Fixture::open("deepseek_v3").dir()).unwrap();
+    let footprint = Footprint::new(&checkpoint, 1, DType::BF16, 40);
+    let kept = engine.model().weight_bytes() as f64;
+    let planned = footprint.weight_bytes as f64;
+    assert!((planned / kept - 1.0).abs() < 0.01, "planned {planned}, kept {kept}");
+    assert!(prefill_peak <= footprint.step_bytes, "planned {}, used {prefill_peak}", footprint.step_bytes);
+    assert!(
+        prefill_peak * 20 >= footprint.step_bytes,
+        "planned {}, used {prefill_peak}",
+        footprint.step_bytes
+    );
+}
+
+#[test]
+fn a_fault_names_the_op_and_fails_its_request() {
+    let gpu = soft_gpu();
+    let Some(driver) = gpu.driver() else { return };
+    let device = device(Precision::F32);
+    let engine = engine("deepseek_v3", &device, true);
+    let request =
+        || Request { sampling: SamplingParams::greedy(), max_tokens: Some(4), ..Request::new(vec![1, 2, 3]) };
+    let mut failing = engine.generate(request()).unwrap();
+    driver.fail_next(c"add_assign_f32");
+    let error = failing.step().unwrap().unwrap_err().to_string();
+    assert!(error.contains("CUDA_ERROR_LAUNCH_FAILED") && error.contains("cuda:0"), "{error}");
+    assert!(failing.step().is_none(), "the generation is over");
+    drop(failing);
+    assert_eq!(engine.allocator().num_free_blocks(), engine.allocator().num_blocks());
+    let next = engine.generate(request()).unwrap().step().unwrap();
+    assert!(next.is_err(), "a context that faulted is lost, and says so");
+    drop(engine);
+    driver.reset_errors();
+}
+
+#[test]
+fn an_id_beyond_the_vocabulary_harms_nobody() {
+    let _gpu = soft_gpu();
+    let engine = engine("deepseek_v3", &device(Precision::F32), true);
+    let mut good = engine.generate(Request { max_tokens: Some(3), ..Request::new(vec![1, 2]) }).unwrap();
+    assert!(matches!(good.step(), Some(Ok(Step::Token(_)))));
+    assert!(engine.generate(Request::new(vec![1, 1 << 20])).is_err());
+    assert!(matches!(good.step(), Some(Ok(Step::Token(_)))));
+}
