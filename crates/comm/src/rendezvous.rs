@@ -20,11 +20,8 @@ struct State<T> {
     round: u64,
     /// What has been handed in to this round, by rank.
     handed_in: Vec<Option<(Call, T)>>,
-    /// The last complete round, until every rank has taken it: a kept copy would look like a second owner of the
-    /// tensors in it.
-    complete: Option<Arc<[T]>>,
-    /// How many ranks have taken the last complete round.
-    taken: usize,
+    /// The last complete round, until the next one is.
+    complete: Arc<[T]>,
     /// Ranks that are gone, and whether a panic took them.
     left: Vec<Option<bool>>,
     /// The first failure. It ends the group.
@@ -37,8 +34,7 @@ impl<T> Rendezvous<T> {
         let state = State {
             round: 0,
             handed_in: (0..size).map(|_| None).collect(),
-            complete: None,
-            taken: 0,
+            complete: Arc::new([]),
             left: vec![None; size],
             failure: None,
         };
@@ -70,13 +66,11 @@ impl<T> Rendezvous<T> {
         state.handed_in[rank] = Some((call.clone(), item));
         let round = state.round;
         if state.handed_in.iter().all(Option::is_some) {
-            state.complete =
-                Some(state.handed_in.iter_mut().flat_map(|e| e.take().map(|(_, i)| i)).collect());
+            state.complete = state.handed_in.iter_mut().flat_map(|e| e.take().map(|(_, i)| i)).collect();
             state.round += 1;
             self.changed.notify_all();
         }
-        let state = self.wait_for(state, round, call.op)?;
-        Ok(take(state))
+        Ok(self.wait_for(state, round, call.op)?.complete.clone())
     }
 
     /// Waits until `round` is complete. A rank of a complete round gets its items even if the group has failed or
@@ -128,17 +122,4 @@ impl<T> Rendezvous<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// One rank's share of the complete round; the last one to come leaves nothing behind.
-fn take<T>(mut state: MutexGuard<'_, State<T>>) -> Arc<[T]> {
-    let size = state.left.len();
-    state.taken += 1;
-    let items = if state.taken == size {
-        state.taken = 0;
-        state.complete.take()
-    } else {
-        state.complete.clone()
-    };
-    items.unwrap_or_else(|| Arc::new([]))
 }

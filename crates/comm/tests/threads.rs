@@ -271,12 +271,28 @@ fn a_rank_that_gives_up_ends_the_wait_of_the_others_and_every_later_call() {
     assert_eq!(error.to_string(), "rank 2 gave up: out of memory");
 }
 
+/// The one that gives up does nothing else, so that nothing else can wake the one that waits.
+#[test]
+fn giving_up_wakes_a_rank_that_waits() {
+    let group = Threads::group(2, DEADLINE);
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| group[0].barrier());
+        thread::sleep(Duration::from_millis(100));
+        group[1].abort("no");
+        assert!(waits.join().unwrap().is_err());
+    });
+    assert!(begin.elapsed() < SOON);
+}
+
 #[test]
 fn a_rank_that_leaves_or_panics_is_named() {
     for panics in [false, true] {
         let errors = on_ranks(3, DEADLINE, |c| {
             c.barrier().unwrap();
             if c.rank() == 1 {
+                // The others wait by now, and have to be woken.
+                thread::sleep(Duration::from_millis(100));
                 // `resume_unwind` is a panic without the message on stderr.
                 let death = catch_unwind(AssertUnwindSafe(move || {
                     let _dies_with_it = c;
