@@ -11,6 +11,7 @@ mod embedding;
 mod gate;
 mod gemm;
 mod gqa;
+mod join;
 mod kv_write;
 mod linear;
 mod mla;

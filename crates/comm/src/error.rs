@@ -75,12 +75,32 @@ pub enum CommError {
         /// The call of that one.
         other_call: Box<Call>,
     },
-    /// A tensor or a list of sizes is not what the collective takes.
+    /// Collectives that were queued did not end within the deadline.
+    #[error("the collectives of rank {rank} did not end within {deadline:?}{}", laggards(behind))]
+    Stalled {
+        /// The rank that waited.
+        rank: usize,
+        /// Ranks that had called fewer collectives.
+        behind: Vec<usize>,
+        /// The group's deadline.
+        deadline: Duration,
+    },
+    /// A tensor or a list of sizes is not what the collective takes, or the rank's device failed.
     #[error("rank {rank}: {source}")]
-    Argument {
-        /// The rank with the bad argument.
+    Failed {
+        /// The rank with the bad argument or the bad device.
         rank: usize,
         /// What is wrong with it.
         source: KernelError,
     },
+    /// There is no way between these ranks.
+    #[error("{reason}")]
+    Transport {
+        /// What is missing, and what to do about it.
+        reason: String,
+    },
+}
+
+fn laggards(behind: &[usize]) -> String {
+    if behind.is_empty() { String::new() } else { format!("; ranks {behind:?} had called fewer") }
 }

@@ -102,6 +102,25 @@ impl<T> Rendezvous<T> {
         }
     }
 
+    /// Why the group has ended, if it has.
+    pub(crate) fn failure(&self) -> Result<()> {
+        self.lock().failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// As [`Rendezvous::failure`], for a rank that is about to need all others: one that is gone ends the group.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.failure()?;
+        self.gone()
+            .first()
+            .map_or(Ok(()), |&(rank, panicked)| Err(self.fail(CommError::Left { rank, panicked })))
+    }
+
+    /// The ranks that are gone, and whether a panic took them.
+    pub(crate) fn gone(&self) -> Vec<(usize, bool)> {
+        let left = &self.lock().left;
+        left.iter().enumerate().filter_map(|(rank, panicked)| Some((rank, (*panicked)?))).collect()
+    }
+
     /// Ends the group with `error`, unless it has ended before, and returns why it ended.
     pub(crate) fn fail(&self, error: CommError) -> CommError {
         self.end(&mut self.lock(), error)

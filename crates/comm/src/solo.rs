@@ -45,5 +45,9 @@ impl Communicator for Solo {
         Ok(())
     }
 
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn abort(&self, _reason: &str) {}
 }

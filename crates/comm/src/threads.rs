@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use kernels::{KernelError, Tensor};
+use kernels::{Device, KernelError, Tensor};
 
 use crate::rendezvous::Rendezvous;
-use crate::{Call, CommError, Communicator, Result, rows};
+use crate::{Call, CommError, Communicator, Result, check, rows};
 
 /// A rank that is a thread (or runs on one at a time).
 ///
@@ -57,47 +57,24 @@ impl Threads {
 
     /// An error of this rank alone ends the group, so that the others need not wait for the deadline.
     fn check<R>(&self, result: kernels::Result<R>) -> Result<R> {
-        result.map_err(|source| self.meeting.fail(CommError::Argument { rank: self.rank, source }))
+        result.map_err(|source| self.meeting.fail(CommError::Failed { rank: self.rank, source }))
     }
 
-    fn check_sizes(&self, op: &'static str, arg: &'static str, sizes: &[usize]) -> Result<()> {
-        let size = self.size();
-        self.check(if sizes.len() == size {
-            Ok(())
-        } else {
-            Err(KernelError::shape(op, arg, format!("[{size}], one per rank"), &[sizes.len()]))
-        })
+    /// `x` as a parcel; waits for its device.
+    fn pack(&self, x: &Tensor) -> Result<Parcel> {
+        let tensor = Some(self.check(x.to_device(&Device::Cpu))?);
+        Ok(Parcel { tensor, sizes: Vec::new() })
     }
 
-    /// The rows and columns of `x`, if it has both and `rows` and `cols` where those are given.
-    fn check_matrix(
-        &self,
-        op: &'static str,
-        x: &Tensor,
-        rows: Option<usize>,
-        cols: Option<usize>,
-    ) -> Result<[usize; 2]> {
-        let in_words =
-            |size: Option<usize>, name: &str| size.map_or_else(|| name.to_owned(), |s| s.to_string());
-        self.check(match *x.shape() {
-            [r, c] if rows.is_none_or(|rows| rows == r) && cols.is_none_or(|cols| cols == c) => Ok([r, c]),
-            _ => {
-                let expected = format!("[{}, {}]", in_words(rows, "R"), in_words(cols, "C"));
-                Err(KernelError::shape(op, "x", expected, x.shape()))
-            }
-        })
+    /// A result moves to where `x` lives.
+    fn unpack(&self, result: Tensor, x: &Tensor) -> Result<Tensor> {
+        self.check(result.to_device(&x.device()))
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         self.meeting.leave(self.rank, thread::panicking());
-    }
-}
-
-impl Parcel {
-    fn of(x: &Tensor) -> Self {
-        Self { tensor: Some(x.clone()), sizes: Vec::new() }
     }
 }
 
@@ -121,8 +98,14 @@ fn block(sizes: &[usize], index: usize) -> Range<usize> {
     begin..begin + sizes[index]
 }
 
-/// The bytes of `parts`, one after the other, become `x`'s.
+/// The elements of `parts`, one part after the other, become `x`'s. On a device they are new memory.
 fn write(op: &'static str, x: &mut Tensor, parts: &[&Tensor]) -> kernels::Result<()> {
+    if x.device() != Device::Cpu {
+        let mut whole = Tensor::zeros(&Device::Cpu, x.dtype(), x.shape())?;
+        write(op, &mut whole, parts)?;
+        *x = whole.to_device(&x.device())?;
+        return Ok(());
+    }
     let mut bytes = x.host_bytes_mut(op, "x")?;
     for part in parts {
         let part = part.host_bytes()?;
@@ -149,42 +132,46 @@ impl Communicator for Threads {
     /// Each rank sums its slice, then takes over the others' slices.
     fn all_reduce(&self, x: &mut Tensor) -> Result<()> {
         const OP: &str = "all_reduce";
+        self.check(check::summable(OP, x))?;
         let call = call(OP, Some(x), x.shape(), &[]);
         let slice = slice_of(x.len(), self.rank, self.size());
-        let parcels = self.meeting.exchange(self.rank, &call, Parcel::of(x))?;
-        let sum = self.check(rows::sum(OP, &tensors(&parcels), slice))?;
+        let parcels = self.meeting.exchange(self.rank, &call, self.pack(x)?)?;
+        let sum = self.check(rows::sum(&tensors(&parcels), slice))?;
         drop(parcels);
-        let sums = self.meeting.exchange(self.rank, &call, Parcel::of(&sum))?;
+        let sums = self.meeting.exchange(self.rank, &call, self.pack(&sum)?)?;
         self.check(write(OP, x, &tensors(&sums)))
     }
 
     fn all_gather_cols(&self, x: &Tensor, widths: &[usize]) -> Result<Tensor> {
         const OP: &str = "all_gather_cols";
-        self.check_sizes(OP, "widths", widths)?;
-        let [rows, _] = self.check_matrix(OP, x, None, Some(widths[self.rank]))?;
+        self.check(check::sizes(OP, "widths", widths, self.size()))?;
+        let [rows, _] = self.check(check::matrix(OP, x, None, Some(widths[self.rank])))?;
         let call = call(OP, Some(x), &[rows], widths);
-        self.collect(&call, Parcel::of(x), |parcels| rows::concat_cols(&tensors(parcels)))
+        let whole = self.collect(&call, self.pack(x)?, |parcels| rows::concat_cols(&tensors(parcels)))?;
+        self.unpack(whole, x)
     }
 
     fn reduce_scatter_rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         const OP: &str = "reduce_scatter_rows";
-        self.check_sizes(OP, "rows", rows)?;
-        let [_, cols] = self.check_matrix(OP, x, Some(rows.iter().sum()), None)?;
+        self.check(check::sizes(OP, "rows", rows, self.size()))?;
+        let [_, cols] = self.check(check::matrix(OP, x, Some(rows.iter().sum()), None))?;
+        self.check(check::summable(OP, x))?;
         let call = call(OP, Some(x), x.shape(), rows);
         let own = block(rows, self.rank);
-        self.collect(&call, Parcel::of(x), |parcels| {
-            let sum = rows::sum(OP, &tensors(parcels), own.start * cols..own.end * cols)?;
+        let sum = self.collect(&call, self.pack(x)?, |parcels| {
+            let sum = rows::sum(&tensors(parcels), own.start * cols..own.end * cols)?;
             sum.reshape(&[own.len(), cols])
-        })
+        })?;
+        self.unpack(sum, x)
     }
 
     fn all_to_all(&self, x: &Tensor, send: &[usize], receive: &[usize]) -> Result<Tensor> {
         const OP: &str = "all_to_all";
-        self.check_sizes(OP, "send", send)?;
-        self.check_sizes(OP, "receive", receive)?;
-        let [_, cols] = self.check_matrix(OP, x, Some(send.iter().sum()), None)?;
-        let parcel = Parcel { sizes: send.to_vec(), ..Parcel::of(x) };
-        self.collect(&call(OP, Some(x), &[cols], &[]), parcel, |parcels| {
+        self.check(check::sizes(OP, "send", send, self.size()))?;
+        self.check(check::sizes(OP, "receive", receive, self.size()))?;
+        let [_, cols] = self.check(check::matrix(OP, x, Some(send.iter().sum()), None))?;
+        let parcel = Parcel { sizes: send.to_vec(), ..self.pack(x)? };
+        let got = self.collect(&call(OP, Some(x), &[cols], &[]), parcel, |parcels| {
             for (from, parcel) in parcels.iter().enumerate() {
                 let sent = parcel.sizes[self.rank];
                 if sent != receive[from] {
@@ -194,17 +181,15 @@ impl Communicator for Threads {
             }
             let blocks = parcels.iter().map(|p| block(&p.sizes, self.rank));
             rows::concat_rows(&tensors(parcels).into_iter().zip(blocks).collect::<Vec<_>>())
-        })
+        })?;
+        self.unpack(got, x)
     }
 
     fn broadcast(&self, x: &mut Tensor, root: usize) -> Result<()> {
         const OP: &str = "broadcast";
-        if root >= self.size() {
-            let expected = format!("a rank below {}", self.size());
-            return self.check(Err(KernelError::value(OP, "root", expected, root)));
-        }
+        self.check(check::root(OP, root, self.size()))?;
         let call = call(OP, Some(x), x.shape(), &[root]);
-        let parcel = if self.rank == root { Parcel::of(x) } else { Parcel::default() };
+        let parcel = if self.rank == root { self.pack(x)? } else { Parcel::default() };
         self.collect(
             &call,
             parcel,
@@ -217,6 +202,11 @@ impl Communicator for Threads {
     fn barrier(&self) -> Result<()> {
         let parcel = Parcel::default();
         self.meeting.exchange(self.rank, &call("barrier", None, &[], &[]), parcel).map(drop)
+    }
+
+    /// Collectives are done when they return; this tells whether the group is alive.
+    fn wait(&self) -> Result<()> {
+        self.meeting.failure()
     }
 
     fn abort(&self, reason: &str) {

@@ -69,7 +69,7 @@ std::string Clique::meet(Lock& guard, int rank, const Call& call) {
         auto found = meetings_.find(number);
         if (found == meetings_.end() || !failure_.empty()) return true;
         for (int gone : left_)
-            if (!found->second.calls.count(gone)) return missing = gone, true;
+            if (gone == rank || !found->second.calls.count(gone)) return missing = gone, true;
         return false;
     };
     bool in_time = changed_.wait_for(guard, deadline_, over);
@@ -133,7 +133,7 @@ std::string Clique::exchange(Lock& guard, int rank, const std::vector<Call>& cal
         if (!error.empty()) return error;
     }
     for (const auto& post : sent) {
-        auto over = [&] { return post->taken || !failure_.empty() || left_.count(post->call.peer); };
+        auto over = [&] { return post->taken || !failure_.empty() || left_.count(post->call.peer) || left_.count(rank); };
         bool in_time = changed_.wait_for(guard, deadline_, over);
         if (!failure_.empty()) return failure_;
         if (!post->taken)
@@ -145,7 +145,7 @@ std::string Clique::exchange(Lock& guard, int rank, const std::vector<Call>& cal
 
 std::string Clique::receive(Lock& guard, int rank, const Call& call) {
     auto& box = mail_[{call.peer, rank}];
-    bool in_time = changed_.wait_for(guard, deadline_, [&] { return !box.empty() || !failure_.empty() || left_.count(call.peer); });
+    bool in_time = changed_.wait_for(guard, deadline_, [&] { return !box.empty() || !failure_.empty() || left_.count(call.peer) || left_.count(rank); });
     if (!failure_.empty()) return failure_;
     if (box.empty())
         return fail(format(in_time ? "%s: rank %d has left the communicator" : "%s: rank %d did not send within %ld ms", "recv", call.peer,

@@ -35,7 +35,7 @@ class Clique {
 
     /// Waits until all ranks are there.
     std::string join(int rank);
-    /// The rank takes part in nothing any more.
+    /// The rank takes part in nothing any more; what it waits for ends with an error.
     void leave(int rank);
     /// One rank's part of a group: collectives in order, then all sends and receives at once. Empty if all went well.
     std::string run(int rank, const std::vector<Call>& calls);

@@ -173,14 +173,19 @@ NCCL_API ncclResult_t ncclCommInitAll(Comm** comms, int ranks, const int* device
 
 /// Waits for what has begun; whoever still needs this rank afterwards gets an error. The handle stays readable, since
 /// captured graphs may hold it.
-NCCL_API ncclResult_t ncclCommAbort(Comm* comm) {
+NCCL_API ncclResult_t ncclCommDestroy(Comm* comm) {
     std::unique_lock<std::mutex> guard(comm->lock);
     comm->changed.wait_for(guard, deadline(), [&] { return comm->in_flight == 0; });
     comm->clique->leave(comm->rank);
     return ncclSuccess;
 }
 
-NCCL_API ncclResult_t ncclCommDestroy(Comm* comm) { return ncclCommAbort(comm); }
+/// Ends what has begun, from whichever thread; the rest is as above.
+NCCL_API ncclResult_t ncclCommAbort(Comm* comm) {
+    comm->clique->leave(comm->rank);
+    return ncclCommDestroy(comm);
+}
+
 NCCL_API ncclResult_t ncclCommFinalize(Comm*) { return ncclSuccess; }
 
 NCCL_API ncclResult_t ncclCommGetAsyncError(Comm* comm, ncclResult_t* error) {

@@ -8,8 +8,9 @@
     reason = "a test may panic, and says what it skips"
 )]
 
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaContext, CudaStream};
@@ -152,6 +153,35 @@ fn a_rank_that_never_arrives_is_an_error_not_a_hang() {
     });
     assert!(begin.elapsed().as_secs() < 15);
     driver.reset_errors();
+}
+
+/// The deadline is read when the process makes its first communicator, so this test runs in a process of its own.
+#[test]
+fn a_rank_that_stays_away_is_late_after_the_deadline() {
+    const VARIABLE: &str = "SOFTGPU_NCCL_DEADLINE_MS";
+    if std::env::var_os(VARIABLE).is_none() {
+        let name = "a_rank_that_stays_away_is_late_after_the_deadline";
+        let own = std::env::current_exe().unwrap();
+        let output = Command::new(own).args(["--exact", name]).env(VARIABLE, "200").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let (driver, _turn) = driver();
+    let begin = Instant::now();
+    on_ranks(2, |comm, stream, rank| {
+        let mut x = stream.clone_htod(&[1.0f32]).unwrap();
+        if rank == 1 {
+            // Alive, but elsewhere.
+            std::thread::sleep(Duration::from_secs(1));
+            return;
+        }
+        comm.all_reduce_in_place(&mut x, &ReduceOp::Sum).unwrap();
+        assert!(stream.synchronize().is_err());
+        assert!(begin.elapsed() >= Duration::from_millis(200));
+        let error = driver.last_error();
+        assert!(error.contains("all_reduce: rank 1 did not arrive within 200 ms"), "{error}");
+    });
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub(crate) mod gate;
 mod gemm;
 mod graph;
 mod image;
+pub(crate) mod join;
 pub(crate) mod kv_write;
 pub(crate) mod linear;
 mod memory;
@@ -28,6 +29,7 @@ pub(crate) mod rope;
 mod staging;
 pub(crate) mod swiglu;
 mod tile;
+mod transport;
 
 pub use device::CudaDevice;
 
