@@ -103,36 +103,40 @@ impl Library {
     /// # Errors
     /// What was looked for and where, and what to do.
     pub(super) fn find(folders: &[PathBuf]) -> Result<Self, String> {
-        let given = folders.iter().flat_map(|folder| below(folder)).map(|folder| folder.join(NAME));
+        let below_all = |folders: Vec<PathBuf>| folders.into_iter().flat_map(|folder| below(&folder));
         let standard = STANDARD_FOLDERS.iter().map(PathBuf::from);
-        let environments = STANDARD_ENVIRONMENTS.iter().flat_map(|prefix| below(Path::new(prefix)));
-        let standard = standard.chain(environments).map(|folder| folder.join(NAME));
+        let environments = below_all(STANDARD_ENVIRONMENTS.iter().map(PathBuf::from).collect());
+        let mut candidates: Vec<_> = below_all(folders.to_vec()).map(|folder| folder.join(NAME)).collect();
+        // The bare name is for the system's loader.
+        candidates.push(PathBuf::from(NAME));
+        candidates.extend(standard.chain(environments).map(|folder| folder.join(NAME)));
+        Self::first_of(&candidates).map_err(|broken| {
+            let found = match broken.is_empty() {
+                true => "NCCL not found".to_owned(),
+                false => format!("no NCCL that can be used ({})", broken.join("; ")),
+            };
+            let given: String = folders.iter().map(|folder| format!("{}, ", folder.display())).collect();
+            format!(
+                "{found}: looked for {NAME} in {given}the system's library path, {} and Python environments; install \
+                 the package libnccl2 (or nvidia-nccl-cu12 with pip), or let the ranks exchange through host memory \
+                 with --tp-transport host",
+                STANDARD_FOLDERS.join(", ")
+            )
+        })
+    }
+
+    /// The first that can be opened, or what is wrong with those that are there.
+    fn first_of(candidates: &[PathBuf]) -> Result<Self, Vec<String>> {
         let mut broken = Vec::new();
-        // The bare name is for the system's loader; any other has to be there to be tried.
-        let candidates = given.chain([PathBuf::from(NAME)]).chain(standard);
-        for path in candidates.filter(|path| path.as_os_str() == NAME || path.exists()) {
-            match Self::open(&path) {
+        for path in candidates {
+            let is_there = path.exists();
+            match Self::open(path) {
                 Ok(library) => return Ok(library),
-                Err(reason) if path.as_os_str() != NAME => {
-                    broken.push(format!("{}: {reason}", path.display()));
-                }
+                Err(reason) if is_there => broken.push(format!("{}: {reason}", path.display())),
                 Err(_) => {}
             }
         }
-        let mut looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        looked.push("the system's library path".to_owned());
-        looked.extend(STANDARD_FOLDERS.iter().map(|&folder| folder.to_owned()));
-        looked.push("Python environments".to_owned());
-        let found = if broken.is_empty() {
-            "NCCL not found".to_owned()
-        } else {
-            format!("no NCCL that can be used ({})", broken.join("; "))
-        };
-        Err(format!(
-            "{found}: looked for {NAME} in {}; install the package libnccl2 (or nvidia-nccl-cu12 with pip), or let \
-             the ranks exchange through host memory with --tp-transport host",
-            looked.join(", ")
-        ))
+        Err(broken)
     }
 
     fn open(path: &Path) -> Result<Self, String> {
@@ -263,5 +267,35 @@ impl Queue<'_> {
         // SAFETY: as the caller promises.
         library
             .check(unsafe { (library.recv)(out as *mut c_void, bytes, BYTES, from as c_int, comm, stream) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_broken_library_is_described() {
+        let folder = std::env::temp_dir().join(format!("comm-library-{}", std::process::id()));
+        let packages = folder.join("lib/python3.11/site-packages/nvidia/nccl/lib");
+        fs::create_dir_all(&packages).unwrap();
+        let path = packages.join(NAME);
+        assert!(below(&folder).contains(&packages), "{:?}", below(&folder));
+        assert_eq!(Library::first_of(std::slice::from_ref(&path)).err(), Some(Vec::new()));
+        fs::write(&path, "not a library").unwrap();
+        let broken = Library::first_of(&[path]).unwrap_err().remove(0);
+        assert!(broken.contains("nvidia/nccl/lib/libnccl.so.2: "), "{broken}");
+        // Any library that is not NCCL: the test finds the symbol that is missing, not a crash at the first call.
+        let foreign = Library::first_of(&[PathBuf::from("libc.so.6")]).err();
+        assert_eq!(foreign, Some(Vec::new()));
+        fs::remove_dir_all(&folder).unwrap();
+        // Where a machine has NCCL, it is found, and nothing is to be said.
+        if let Err(words) = Library::find(std::slice::from_ref(&folder)) {
+            assert!(words.starts_with("NCCL not found: looked for libnccl.so.2 in "), "{words}");
+            assert!(
+                words.contains("--tp-transport host") && words.contains(&*folder.to_string_lossy()),
+                "{words}"
+            );
+        }
     }
 }
