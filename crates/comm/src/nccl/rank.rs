@@ -117,6 +117,16 @@ impl Nccl {
         Ok(if x.dtype() == DType::F32 { FLOAT32 } else { BFLOAT16 })
     }
 
+    /// Whether the group lives, and every rank that is gone has called all that this rank has called.
+    fn check_peers(&self) -> Result<()> {
+        self.meeting.failure()?;
+        let behind = self.members.behind(self.rank);
+        match self.meeting.gone().into_iter().find(|(rank, _)| behind.contains(rank)) {
+            Some((rank, panicked)) => self.end(CommError::Left { rank, panicked }),
+            None => Ok(()),
+        }
+    }
+
     fn output(&self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
         self.check(Tensor::for_step(&self.device, x.dtype(), shape))
     }
@@ -249,17 +259,21 @@ impl Communicator for Nccl {
     /// Looks at the stream until it is idle, since a wait of the driver's would have no deadline.
     fn wait(&self) -> Result<()> {
         let begin = Instant::now();
-        while !self.check(self.device.is_idle())? {
-            self.meeting.failure()?;
-            let behind = self.members.behind(self.rank);
-            if let Some((rank, panicked)) = self.meeting.gone().into_iter().find(|(r, _)| behind.contains(r))
-            {
-                return self.end(CommError::Left { rank, panicked });
+        loop {
+            self.check_peers()?;
+            match self.device.is_idle() {
+                Ok(true) => break,
+                Ok(false) if begin.elapsed() <= self.deadline => thread::sleep(POLL),
+                Ok(false) => {
+                    let behind = self.members.behind(self.rank);
+                    return self.end(CommError::Stalled { rank: self.rank, behind, deadline: self.deadline });
+                }
+                Err(source) => {
+                    // A rank that left may be what broke the device.
+                    self.check_peers()?;
+                    return self.end(CommError::Failed { rank: self.rank, source });
+                }
             }
-            if begin.elapsed() > self.deadline {
-                return self.end(CommError::Stalled { rank: self.rank, behind, deadline: self.deadline });
-            }
-            thread::sleep(POLL);
         }
         self.meeting.failure()?;
         self.members.async_error(self.rank).or_else(|words| self.end(self.error("wait", words)))
@@ -276,9 +290,14 @@ impl Drop for Nccl {
         let panicked = thread::panicking();
         if panicked {
             let _: Result<()> = self.end(CommError::Left { rank: self.rank, panicked });
-        } else if self.wait().is_ok() {
+            self.meeting.leave(self.rank, panicked);
+            return;
+        }
+        let done = self.wait();
+        // Before the rank can be missed.
+        self.meeting.leave(self.rank, panicked);
+        if done.is_ok() {
             self.members.destroy(self.rank);
         }
-        self.meeting.leave(self.rank, panicked);
     }
 }
