@@ -18,7 +18,8 @@ pub(crate) fn join_cols(blocks: &Tensor, widths: &[usize]) -> Result<Tensor> {
     let source = blocks.device_buffer(STEM, "blocks")?.address();
     let mut begin = 0;
     for &width in widths.iter().filter(|&&width| width > 0) {
-        let divides = |unit: usize| [width, begin, cols].iter().all(|cols| cols * size % unit == 0);
+        let divides =
+            |unit: usize| [width, begin, cols].iter().all(|cols| (cols * size).is_multiple_of(unit));
         // A block starts at a multiple of the unit: at `rows * begin` elements.
         let &(unit, name) = UNITS.iter().find(|(unit, _)| divides(*unit)).unwrap_or(&UNITS[3]);
         let units = |cols: usize| (cols * size / unit) as u32;
