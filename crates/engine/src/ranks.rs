@@ -256,7 +256,9 @@ impl Failure {
             CommError::Left { rank, .. } => Self { rank: *rank, reason, is_hearsay: true },
             // Nobody else has more to say about these.
             CommError::Late { missing, .. } => Self::own(missing.first().copied().unwrap_or(rank), reason),
-            CommError::Mismatch { .. } | CommError::Argument { .. } => Self::own(rank, reason),
+            CommError::Stalled { behind, .. } => Self::own(behind.first().copied().unwrap_or(rank), reason),
+            CommError::Failed { rank, .. } => Self::own(*rank, reason),
+            CommError::Mismatch { .. } | CommError::Transport { .. } => Self::own(rank, reason),
         }
     }
 

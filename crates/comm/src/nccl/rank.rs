@@ -180,8 +180,8 @@ impl Communicator for Nccl {
         let bytes = |cols: usize| cols * rows * x.dtype().size();
         let broadcasts = |nccl: Queue<'_>| {
             each_block(widths, |root, begin, width| {
-                // SAFETY: the block lies within `blocks`; the root's `x` is as large.
                 let at = to + bytes(begin) as u64;
+                // SAFETY: the block lies within `blocks`; the root's `x` is as large.
                 if rows == 0 { Ok(()) } else { unsafe { nccl.broadcast(from, at, bytes(width), root) } }
             })
         };
