@@ -14,7 +14,7 @@
 
 namespace gemm {
 
-constexpr uint32_t kNoSlot = 0xffffffffu, kNoExpert = 0xffffffffu;
+constexpr uint32_t kNoSlot = 0xffffffffu, kNoExpert = 0xffffffffu, kNoEntries = 0xffffffffu;
 
 /// M x N x K elements a step; the warps divide M, N and, within a step, the groups of 32 columns of K.
 template <int M, int N, int K, int WarpsM, int WarpsN, int WarpsK, int Stages>
@@ -82,6 +82,7 @@ struct Block {
     uint32_t* x_rows;  // [M]
     uint32_t row_tile, column_tile, expert;
     int warp_row, warp_column, warp_k;
+    uint32_t entry_at, entry_end;  // the scale that this thread reads next, and the column of K where the one after starts
 
     /// Neighbouring blocks share activations and weights in L2: they walk bands of eight rows of tiles.
     __device__ void place() {
@@ -142,15 +143,28 @@ struct Block {
     /// Blocks that 32 columns do not divide into: only float operands multiply them, each element by its own scale.
     __device__ bool scales_elements() const { return args.p.block_columns % kGroup != 0 && args.p.block_columns < args.p.k; }
 
-    /// Reads this thread's entry of a step.
-    __device__ Entry read_entry(uint32_t step) const {
-        const int column = threadIdx.x / T::kGroups;
-        // A group past the end may be the one that completes the last block: it has that block's scale.
-        const uint32_t row = weight_row(column), k = min((step * T::kGroups + threadIdx.x % T::kGroups) * kGroup, args.p.k - 1);
+    /// A group past the end may be the one that completes the last block: it has that block's scale.
+    __device__ uint32_t entry_k(uint32_t step) const {
+        return min((step * T::kGroups + threadIdx.x % T::kGroups) * kGroup, args.p.k - 1);
+    }
+
+    /// Finds the scales of the row whose entries this thread reads, from step `first` on.
+    __device__ void find_entries(uint32_t first) {
+        if constexpr (Format::kPromote || Format::kWord) {
+            const uint32_t row = weight_row(threadIdx.x / T::kGroups);
+            entry_at = row < args.p.n ? uint32_t(scale_index(row, entry_k(first))) : kNoEntries;
+            entry_end = (entry_k(first) / args.p.block_columns + 1) * args.p.block_columns;
+        }
+    }
+
+    /// Reads this thread's entry of a step; steps come in order.
+    __device__ Entry read_entry(uint32_t step) {
         Entry entry = {0.0f, 0};
         if constexpr (Format::kPromote || Format::kWord) {
-            if (row >= args.p.n) return entry;
-            const size_t at = scale_index(row, k);
+            if (entry_at == kNoEntries) return entry;
+            for (const uint32_t k = entry_k(step); k >= entry_end; entry_end += args.p.block_columns) entry_at++;
+            const int column = threadIdx.x / T::kGroups;
+            const uint32_t at = entry_at;
             if constexpr (!Format::kPromote) {
                 entry.word = e8m0_to_bf16_bits(simt::load(static_cast<const unsigned char*>(scales(column)) + at)) * 0x10001u;
             } else if (sizeof(Operand) == 4 && scales_elements()) {
@@ -225,8 +239,9 @@ struct Block {
         return true;
     }
 
-    __device__ void run(float (&total)[T::kI][T::kJ][4], uint32_t first, uint32_t end) const {
+    __device__ void run(float (&total)[T::kI][T::kJ][4], uint32_t first, uint32_t end) {
         float acc[T::kI][T::kJ][4] = {};
+        find_entries(first);
         const uint32_t first_group = first * T::kGroups + warp_k;
         uint32_t boundary = Format::kPromote ? (first_group / groups_per_scale() + 1) * groups_per_scale() : 0;
         const auto load = [&](uint32_t step) {
@@ -308,7 +323,7 @@ __device__ __forceinline__ void multiply(const Arguments& args) {
     using S = Stage<Format, Operand, T>;
     SIMT_DYNAMIC_SHARED(unsigned char, shared);
     auto* slots = reinterpret_cast<uint32_t*>(shared + S::kBytes * T::kStages);
-    Block<Format, Operand, T> block{args, shared, slots, slots + T::kM, 0, 0, 0, 0, 0, 0};
+    Block<Format, Operand, T> block{args, shared, slots, slots + T::kM, 0, 0, 0, 0, 0, 0, 0, 0};
     block.place();
     if (block.expert == kNoExpert) return;
     block.read_slots();
