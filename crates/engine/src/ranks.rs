@@ -38,7 +38,7 @@ impl Rank {
 
     fn view<'a>(&'a self, state: &'a mut RankState) -> RankView<'a> {
         let RankState { kv, decode } = state;
-        RankView { model: &*self.model, device: &self.device, kv, decode: decode.as_mut() }
+        RankView { model: &*self.model, device: &self.device, comm: &*self.comm, kv, decode: decode.as_mut() }
     }
 }
 
@@ -48,6 +48,8 @@ pub struct RankView<'a> {
     pub model: &'a dyn Model,
     /// Where that part lives.
     pub device: &'a Device,
+    /// Its way to the other ranks.
+    pub comm: &'a dyn Communicator,
     /// Its cache; the blocks are the same on every rank.
     pub kv: &'a mut KvCache,
     decode: Option<&'a mut RecordedDecode>,
@@ -56,12 +58,19 @@ pub struct RankView<'a> {
 impl RankView<'_> {
     /// Logits `[R, V]` of one decode step from a recording, or `None` where none is made.
     pub(crate) fn decode(&mut self, rows: &[DecodeRow<'_>]) -> Result<Option<Tensor>, EngineError> {
-        let Self { model, device, kv, decode } = self;
+        let Self { model, device, comm, kv, decode } = self;
         match decode {
-            Some(decode) => decode.logits(device, *model, kv, rows),
+            Some(decode) => decode.logits(device, *comm, *model, kv, rows),
             None => Ok(None),
         }
     }
+}
+
+/// `x` on the host. What a GPU queued for it may need a rank that is lost, so the group is asked first: it gives up
+/// after its deadline, where a read would wait forever.
+pub(crate) fn read(comm: &dyn Communicator, x: &Tensor) -> Result<Tensor, EngineError> {
+    comm.wait().map_err(ModelError::from)?;
+    Ok(x.to_device(&Device::Cpu)?)
 }
 
 /// What a rank's steps change.
@@ -76,9 +85,10 @@ pub(crate) type Job = Arc<dyn Fn(&mut RankView<'_>) -> Result<(), EngineError> +
 
 /// All ranks of one engine.
 pub(crate) struct Ranks {
-    first: Rank,
-    /// Held for a whole step, so that all ranks see the steps in one order.
+    /// Held for a whole step, so that all ranks see the steps in one order. Dropped before `first`: its recordings
+    /// hold collectives of that rank's communicator.
     state: Mutex<State>,
+    first: Rank,
     failure: OnceLock<Failure>,
     deadline: Duration,
 }
@@ -193,6 +203,8 @@ impl Worker {
                     break;
                 }
             }
+            // Its recordings hold collectives of the rank's communicator.
+            drop(state);
         };
         let thread = thread::Builder::new()
             .name(format!("rank {index}"))

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use comm::Communicator;
 use kernels::{Device, Recording, Tensor};
 use models::{Batch, KvCache, Model, StepContext};
 
 use crate::EngineError;
+use crate::ranks::read;
 
 /// Sizes of batch that are recorded; a larger batch runs in the ordinary way.
 const BUCKETS: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
@@ -56,6 +58,7 @@ impl RecordedDecode {
     pub(crate) fn logits(
         &mut self,
         device: &Device,
+        comm: &dyn Communicator,
         model: &dyn Model,
         kv: &mut KvCache,
         rows: &[DecodeRow<'_>],
@@ -74,7 +77,7 @@ impl RecordedDecode {
             },
         };
         // Read before anybody can step again: the next replay writes the same memory.
-        let logits = bucket.recording.replay()?.to_device(&Device::Cpu)?;
+        let logits = read(comm, bucket.recording.replay()?)?;
         self.buckets.insert(size, bucket);
         Ok(Some(logits))
     }

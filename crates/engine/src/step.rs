@@ -1,9 +1,10 @@
 //! [`StepInput`]: the tokens that a step feeds to every rank, and what it answers.
 
 use kernels::ops::PagedBatch;
-use kernels::{Device, Tensor, ops};
+use kernels::{Tensor, ops};
 use models::{Batch, StepContext};
 
+use crate::ranks::read;
 use crate::recorded::DecodeRow;
 use crate::{EngineError, RankView};
 
@@ -72,6 +73,6 @@ impl StepInput {
                 rank.model.logits(&ops::gather_rows(&hidden, &last)?)?
             }
         };
-        Ok(Some(logits.to_device(&Device::Cpu)?))
+        Ok(Some(read(rank.comm, &logits)?))
     }
 }
