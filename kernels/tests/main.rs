@@ -19,6 +19,7 @@ mod moe;
 mod norm;
 mod paged;
 mod paged_attention;
+mod paged_mla;
 mod rope;
 mod swiglu;
 mod weight;

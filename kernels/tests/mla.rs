@@ -1,7 +1,7 @@
-//! The absorbed form of MLA: its two products, its attention, and the three together against the naive form.
-//! Catches: key rows taken for value rows of `kv_b`, a wrong head, one visible key too many, stray reads of the cache.
+//! The absorbed form of MLA: its two products, and both with the attention between them against the naive form.
+//! Catches: key rows taken for value rows of `kv_b`, a wrong head.
 
-use kernels::cpu::{self, Attention, Level};
+use kernels::cpu::{self, Level};
 use kernels::ops::{self, MlaDims};
 use kernels::{DType, Device, KernelError, Precision, Tensor, Weight, reference};
 use testkit::soft_gpu;
@@ -11,7 +11,7 @@ use crate::common::{
 };
 use crate::paged::{Paged, STEPS};
 
-const DIMS: [MlaDims; 4] = [
+pub(crate) const DIMS: [MlaDims; 4] = [
     MlaDims { num_heads: 1, qk_nope_head_dim: 16, qk_rope_head_dim: 8, v_head_dim: 16, kv_lora_rank: 32 },
     MlaDims { num_heads: 3, qk_nope_head_dim: 20, qk_rope_head_dim: 6, v_head_dim: 9, kv_lora_rank: 35 },
     MlaDims { num_heads: 16, qk_nope_head_dim: 32, qk_rope_head_dim: 16, v_head_dim: 24, kv_lora_rank: 80 },
@@ -48,40 +48,6 @@ fn products_match_the_reference() {
                     let mut got = vec![0.0; projected.len()];
                     cpu::project_value(level, &o, &kv_b, dims, &mut got);
                     close(&what, &got, &projected, 5e-5);
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn attention_matches_the_reference() {
-    for dtype in [DType::F32, DType::BF16] {
-        for dims in &DIMS {
-            let sizes = [dims.num_heads, dims.row_width(), dims.kv_lora_rank];
-            for (i, step) in STEPS.into_iter().enumerate() {
-                let paged = Paged::new(dtype, [16, 5][i % 2], dims.row_width(), step);
-                let q = values(99, paged.tokens() * dims.num_heads * dims.row_width());
-                let want = reference::mqa(&q, &paged.rows(), &paged.visible, sizes, 0.2);
-                for level in Level::available() {
-                    let mut store = Default::default();
-                    let args = Attention {
-                        q: &q,
-                        cache: paged.typed(&mut store),
-                        width: dims.row_width(),
-                        block_size: paged.batch.block_size,
-                        sequences: paged.walk(),
-                        heads: dims.num_heads,
-                        kv_heads: 1,
-                        key_dim: dims.row_width(),
-                        value_start: 0,
-                        value_dim: dims.kv_lora_rank,
-                        scale: 0.2,
-                    };
-                    let mut got = vec![0.0; want.len()];
-                    cpu::paged_attention(level, &args, &mut got);
-                    // Means of up to 2049 values below 1, which the reference adds up one by one.
-                    close(&format!("{dtype} {dims:?} {step:?} {level:?}"), &got, &want, 2e-5);
                 }
             }
         }
@@ -132,18 +98,6 @@ fn refuses_what_does_not_fit() {
     assert!(shape(ops::mla_absorb_query(&tensor(&[1, 1, 23], &[0.0; 23]), &kv_b, dims)));
     assert!(shape(ops::mla_absorb_query(&tensor(&[1, 1, 24], &[0.0; 24]), &kv_b, &DIMS[1])));
     assert!(shape(ops::mla_project_value(&tensor(&[1, 2, 32], &[0.0; 64]), &kv_b, dims)));
-    let paged = Paged::new(DType::F32, 4, 40, &[(1, 3)]);
-    let q = tensor(&[1, 1, 40], &[0.0; 40]);
-    assert!(ops::paged_mla(&q, &paged.cache, &paged.batch, None, 1.0, 32).is_ok());
-    assert!(shape(ops::paged_mla(&q, &paged.cache, &paged.batch, None, 1.0, 41)));
-    assert!(shape(ops::paged_mla(
-        &tensor(&[2, 1, 40], &[0.0; 80]),
-        &paged.cache,
-        &paged.batch,
-        None,
-        1.0,
-        32
-    )));
 }
 
 /// The forms that a GPU has kernels for.

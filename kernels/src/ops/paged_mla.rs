@@ -33,11 +33,9 @@ pub fn paged_mla(
         return Err(KernelError::shape(OP, "cache", expected, cache.shape()));
     }
     batch.check(OP, &cache.device(), blocks)?;
-    let lists = indices.map(|lists| ("indices", lists)).into_iter();
-    for (arg, tensor) in lists.chain([("q", q)]) {
-        tensor.expect_device(&cache.device(), OP, arg)?;
-    }
+    q.expect_device(&cache.device(), OP, "q")?;
     if let Some(lists) = indices {
+        lists.expect_device(&cache.device(), OP, "indices")?;
         let [rows, _] = lists.dims(OP, "indices", "[T, K]")?;
         if rows != tokens {
             return Err(KernelError::shape(OP, "indices", format!("[{tokens}, K]"), lists.shape()));
@@ -61,17 +59,12 @@ pub fn paged_mla(
         };
         return call.run();
     }
-    let mut sequences = batch.sequences(OP, blocks)?;
+    let sequences = batch.sequences(OP, blocks)?;
     let lists = indices.map(|lists| listed_rows(OP, lists, &sequences, block_size)).transpose()?;
-    let mut block_size = block_size;
-    if let Some(lists) = &lists {
-        // One sequence per query, whose keys are the listed rows: blocks of a single row.
-        let row = |(t, rows): (usize, &Vec<u32>)| (t..t + 1, rows.len());
-        let queries = lists.iter().enumerate().map(row).zip(lists);
-        sequences =
-            queries.map(|((queries, context), blocks)| Sequence { queries, context, blocks }).collect();
-        block_size = 1;
-    }
+    let (sequences, block_size) = match &lists {
+        Some(lists) => (one_per_query(lists), 1),
+        None => (sequences, block_size),
+    };
     let rows = match cache.dtype() {
         DType::U8 => CacheRows::Fp8(cache.bytes(), packed),
         _ => batch.cache_rows(OP, cache)?,
@@ -92,6 +85,13 @@ pub fn paged_mla(
     let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads, kv_lora_rank])?;
     cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
     Ok(out)
+}
+
+/// One sequence per query, whose keys are the listed rows: blocks of a single row.
+fn one_per_query(lists: &[Vec<u32>]) -> Vec<Sequence<'_>> {
+    let sequence = |(t, rows): (usize, &'_ Vec<u32>)| (t..t + 1, rows.len());
+    let queries = lists.iter().enumerate().map(sequence).zip(lists);
+    queries.map(|((queries, context), blocks)| Sequence { queries, context, blocks }).collect()
 }
 
 /// The cache rows that each query's list names.
