@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use comm::Transport;
 use kernels::{CudaOptions, Device, KernelError, Precision};
 
 use crate::Error;
@@ -53,6 +54,8 @@ pub struct DeviceOptions {
     pub precision: Precision,
     /// Waits after every launch on a GPU, so that a fault names the op that caused it. Slow.
     pub synchronous: bool,
+    /// How ranks on GPUs meet.
+    pub transport: Transport,
 }
 
 /// One device per rank, and why the CPU was taken where a GPU might have been meant.

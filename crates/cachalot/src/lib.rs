@@ -41,6 +41,7 @@ pub mod verify;
 pub use chat::{Chat, Turn};
 pub use checkpoint::hub::{DownloadProgress, HubOptions};
 pub use checkpoint::{LoadProgress, ModelConfig};
+pub use comm::Transport;
 pub use device::{DeviceChoice, DeviceOptions};
 pub use engine::{CancelHandle, Engine, EngineError, GenerationStats};
 pub use error::Error;

@@ -97,7 +97,9 @@ impl LanguageModel {
         if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes)? {
             progress(Progress::Notice(plan.to_string()));
         }
-        let ranks = ranks::load(&checkpoint, ranks, &mut |done| progress(Progress::Weights(done)))?;
+        let ranks = ranks::load(&checkpoint, ranks, options.device.transport, &mut |done| {
+            progress(Progress::Weights(done));
+        })?;
         let engine = Engine::new(ranks, &engine_options)?;
         Ok(Self { inner: Arc::new(Inner { name, engine, tokenizer, format, generation_config }) })
     }

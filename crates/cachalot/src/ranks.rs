@@ -3,29 +3,25 @@
 use std::sync::Arc;
 
 use checkpoint::{Checkpoint, LoadProgress};
-use comm::{Communicator, Solo, Threads};
+use comm::{Communicator, GroupOptions, Transport};
 use engine::{MemoryPlan, RANK_DEADLINE, Rank, Sizes};
 use kernels::Device;
-use models::Footprint;
+use models::{Footprint, ModelError};
 
 use crate::Error;
 use crate::device::{DeviceOptions, OpenDevices};
 
-/// Reads the model of `checkpoint` split over `devices`, one for each rank. They load one after the other, each from
+/// Reads the model of `checkpoint` split over `devices`, one for each rank, which meet by way of `transport`. They load one after the other, each from
 /// the pages that the last one left in the operating system's cache; `progress` counts them as one load.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
     devices: Vec<Device>,
+    transport: Transport,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Vec<Rank>, Error> {
     let size = devices.len();
-    let group: Vec<Arc<dyn Communicator>> = match size {
-        1 => vec![Arc::new(Solo)],
-        size => {
-            let threads = Threads::group(size, RANK_DEADLINE).into_iter();
-            threads.map(|rank| Arc::new(rank) as Arc<dyn Communicator>).collect()
-        }
-    };
+    let options = GroupOptions { transport, deadline: RANK_DEADLINE, ..GroupOptions::default() };
+    let group = comm::group(&devices, &options).map_err(ModelError::from)?;
     let load = |(index, (device, comm)): (usize, (Device, Arc<dyn Communicator>))| {
         let mut report = |done| progress(overall(done, index, size));
         let model = models::load(checkpoint, &device, Arc::clone(&comm), &mut report)?;

@@ -10,7 +10,7 @@ use cachalot::{
 use testkit::{Fixture, soft_gpu};
 
 fn gpu(precision: Precision) -> DeviceOptions {
-    DeviceOptions { choice: DeviceChoice::Cuda(0), precision, synchronous: false }
+    DeviceOptions { choice: DeviceChoice::Cuda(0), precision, ..DeviceOptions::default() }
 }
 
 fn verify(name: &str, options: &VerifyOptions) -> Report {

@@ -4,7 +4,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-use testkit::{hardware, soft_environment};
+use testkit::{Fixture, hardware, soft_environment};
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
@@ -91,4 +91,14 @@ fn the_demo_model_answers_on_a_soft_gpu_and_shows_its_plan() {
     let cpu =
         command(&["run", QUESTION, "--device", "cpu", "--max-tokens", "4", "--temperature", "0"]).output();
     assert_eq!(stdout(&gpu), stdout(&cpu.unwrap()));
+}
+
+#[test]
+fn ranks_on_soft_gpus_hold_the_goldens() {
+    let dir = Fixture::open("deepseek_v2_lite").dir().display().to_string();
+    for (ranks, transport) in [("2", "nccl"), ("4", "nccl"), ("2", "host")] {
+        let args = ["verify", &dir, "--device", "cuda", "--tp", ranks, "--tp-transport", transport];
+        let output = soft(&args, &[("SOFTGPU_DEVICES", "4")]);
+        assert!(output.status.success(), "{transport} {ranks}: {}{}", stdout(&output), stderr(&output));
+    }
 }

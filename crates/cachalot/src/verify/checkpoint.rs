@@ -70,7 +70,7 @@ pub fn verify_checkpoint(
     if let Some(notice) = &notice {
         progress(notice);
     }
-    let ranks = ranks::load(&checkpoint, ranks, &mut |_| {})?;
+    let ranks = ranks::load(&checkpoint, ranks, options.device.transport, &mut |_| {})?;
     let engine_options = EngineOptions {
         context_len: Some(prompts.longest().max(2)),
         kv_dtype: Some(DType::F32),

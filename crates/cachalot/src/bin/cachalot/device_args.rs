@@ -1,6 +1,6 @@
 //! The options that say where a model runs, shared by every subcommand that runs one.
 
-use cachalot::{DeviceChoice, DeviceOptions, Precision};
+use cachalot::{DeviceChoice, DeviceOptions, Precision, Transport};
 
 /// Operand type of a GPU's matmuls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -9,6 +9,15 @@ enum PrecisionArg {
     F32,
     /// bf16 on tensor cores.
     Bf16,
+}
+
+/// How ranks on GPUs meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TransportArg {
+    /// Over NVLink or PCIe, by NCCL.
+    Nccl,
+    /// Through the host's memory: needs nothing, and is slow.
+    Host,
 }
 
 /// Where the model runs.
@@ -21,6 +30,9 @@ pub(crate) struct DeviceArgs {
     /// Operands of a GPU's matmuls; verify takes f32 unless told otherwise, everything else bf16
     #[arg(long, value_name = "PRECISION")]
     precision: Option<PrecisionArg>,
+    /// How ranks on GPUs meet
+    #[arg(long, value_name = "TRANSPORT", default_value = "nccl")]
+    tp_transport: TransportArg,
     /// Wait after every launch on a GPU, so that a fault names the op that caused it (slow)
     #[arg(long)]
     cuda_sync: bool,
@@ -34,6 +46,10 @@ impl DeviceArgs {
             Some(PrecisionArg::Bf16) => Precision::Bf16,
             None => precision,
         };
-        DeviceOptions { choice: self.device, precision, synchronous: self.cuda_sync }
+        let transport = match self.tp_transport {
+            TransportArg::Nccl => Transport::Nccl,
+            TransportArg::Host => Transport::Host,
+        };
+        DeviceOptions { choice: self.device, precision, synchronous: self.cuda_sync, transport }
     }
 }
