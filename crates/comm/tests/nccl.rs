@@ -216,6 +216,26 @@ fn a_rank_that_gives_up_frees_the_one_that_waits() {
     assert_eq!(told, CommError::Aborted { rank: 1, reason: "no memory left".to_owned() });
 }
 
+/// Both ranks stay, so that nothing but the abort can end what the GPU waits for.
+#[test]
+fn giving_up_frees_the_gpu_itself() {
+    if hardware() {
+        return;
+    }
+    let gpu = soft_gpu();
+    let devices = devices(&gpu, 2);
+    let ranks = group(&devices, &options(Transport::Nccl, DEADLINE)).unwrap();
+    let mut x = tensor(&devices[0], DType::F32, &[4], |_| 1.0);
+    ranks[0].all_reduce(&mut x).unwrap();
+    ranks[1].abort("no");
+    let Device::Cuda(cuda) = &devices[0] else { unreachable!("a GPU") };
+    let begin = Instant::now();
+    while cuda.is_idle() == Ok(false) {
+        assert!(begin.elapsed() < SOON, "still waits for the other rank");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn a_rank_that_panics_or_leaves_frees_the_one_that_waits() {
     if hardware() {
