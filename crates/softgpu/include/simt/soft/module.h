@@ -19,6 +19,13 @@ struct Room {
     SharedRoom shared;
     Block block;
     Room* next;
+    unsigned guarded = 0;
+
+    /// Makes a stack that overflows fault, for the first `threads` stacks. Only as many as are used: each guard costs a
+    /// mapping of the process, of which the system allows some 65,000 in all.
+    void guard(unsigned threads) {
+        for (; guarded < threads; guarded++) mprotect(stacks + guarded * kStackBytes, kGuardBytes, PROT_NONE);
+    }
 };
 
 /// Hands out rooms; one per OS thread that runs blocks at the same time.
@@ -54,12 +61,9 @@ struct Rooms {
         uintptr_t begin = (reinterpret_cast<uintptr_t>(mapped) + kStackBytes - 1) & ~(kStackBytes - 1);
         room->stacks = reinterpret_cast<unsigned char*>(begin);
         room->fibers = new Fiber[kMaxThreads]();
-        for (unsigned t = 0; t < kMaxThreads; t++) {
-            mprotect(room->stacks + t * kStackBytes, kGuardBytes, PROT_NONE);
 #ifdef SIMT_TSAN
-            room->fibers[t].context.tsan = nullptr;
+        for (unsigned t = 0; t < kMaxThreads; t++) room->fibers[t].context.tsan = nullptr;
 #endif
-        }
         return room;
     }
 };
@@ -141,6 +145,7 @@ inline bool run_blocks(const Launch& launch, uint64_t first, uint64_t step, Work
     block.threads = launch.block.x * launch.block.y * launch.block.z;
     block.warp_count = (block.threads + kWarpLanes - 1) / kWarpLanes;
     block.fibers = room.fibers;
+    room.guard(block.threads);
     block.fault = fault;
     memset(block.recent, 0, sizeof block.recent);
     fault->error = Error::None;
