@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "gemm.cu"
+#include "../../cuda/gemm.cu"
 #include "simt/host.h"
 
 static int failures = 0;
