@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "../../cuda/gemm.cu"
+#include "gemm.cu"
 #include "simt/host.h"
 
 static int failures = 0;
