@@ -79,8 +79,8 @@ __device__ __forceinline__ void head_product(const In* x, const Stored* weight, 
 }  // namespace cachalot
 
 // x [tokens, heads, x_width], out [tokens, heads, out_width]; scales only for FP8.
-#define HEAD_PRODUCT(name, absorb, Stored, In, Operand, Out, m, k, warps)                                                 \
-    extern "C" __global__ void __launch_bounds__(warps * 32)                                                              \
+#define HEAD_PRODUCT(name, absorb, Stored, In, Operand, Out, m, k, warps, blocks)                                         \
+    extern "C" __global__ void __launch_bounds__(warps * 32, blocks)                                                      \
         name(const In* __restrict__ x, const Stored* __restrict__ weight, const float* __restrict__ scales,               \
              Out* __restrict__ out, cachalot::HeadProduct product) {                                                      \
         cachalot::head_product<absorb, Stored, In, Operand, Out, m, k, warps>(x, weight, scales, out, product);           \
@@ -89,21 +89,22 @@ __device__ __forceinline__ void head_product(const In* x, const Stored* weight, 
 
 // mla_{absorb,project}_<stored>_<operand>_<activations>_m<tokens of a tile>. The query comes from a projection and is
 // float on every device; the latent comes from attention in the device's activation type.
-#define MLA(stored, Stored, operand, Operand, activations, Activations, m, k, warps)                                      \
-    HEAD_PRODUCT(mla_absorb_##stored##_##operand##_##activations##_m##m, true, Stored, float, Operand, Activations, m, k, warps)       \
-    HEAD_PRODUCT(mla_project_##stored##_##operand##_##activations##_m##m, false, Stored, Activations, Operand, Activations, m, k, warps)
+#define MLA(stored, Stored, operand, Operand, activations, Activations, m, k, warps, blocks)                              \
+    HEAD_PRODUCT(mla_absorb_##stored##_##operand##_##activations##_m##m, true, Stored, float, Operand, Activations, m, k, warps, blocks) \
+    HEAD_PRODUCT(mla_project_##stored##_##operand##_##activations##_m##m, false, Stored, Activations, Operand, Activations, m, k, warps, blocks)
 
 // 16 x 32 for decode: bytes of weights in flight and many blocks. 64 x 64 for prefill: each weight decoded for more rows.
+// Blocks per SM are bounds for the compiler, which otherwise trades spills for occupancy.
 #define MLA_BF16(stored, Stored)                                                      \
-    MLA(stored, Stored, bf16, __nv_bfloat16, bf16, __nv_bfloat16, 16, 128, 2)         \
-    MLA(stored, Stored, bf16, __nv_bfloat16, bf16, __nv_bfloat16, 64, 64, 4)
+    MLA(stored, Stored, bf16, __nv_bfloat16, bf16, __nv_bfloat16, 16, 128, 2, 8)      \
+    MLA(stored, Stored, bf16, __nv_bfloat16, bf16, __nv_bfloat16, 64, 64, 4, 3)
 
 MLA_BF16(bf16, __nv_bfloat16)
 MLA_BF16(fp8, cachalot::Fp8)
 // Weights that bf16 cannot hold keep float operands, whatever the device.
-MLA(f32, float, f32, float, bf16, __nv_bfloat16, 16, 64, 2)
-MLA(f16, __half, f32, float, bf16, __nv_bfloat16, 16, 64, 2)
-MLA(f32, float, f32, float, f32, float, 16, 64, 2)
-MLA(f16, __half, f32, float, f32, float, 16, 64, 2)
-MLA(bf16, __nv_bfloat16, f32, float, f32, float, 16, 64, 2)
-MLA(fp8, cachalot::Fp8, f32, float, f32, float, 16, 64, 2)
+MLA(f32, float, f32, float, bf16, __nv_bfloat16, 16, 64, 2, 8)
+MLA(f16, __half, f32, float, bf16, __nv_bfloat16, 16, 64, 2, 8)
+MLA(f32, float, f32, float, f32, float, 16, 64, 2, 8)
+MLA(f16, __half, f32, float, f32, float, 16, 64, 2, 8)
+MLA(bf16, __nv_bfloat16, f32, float, f32, float, 16, 64, 2, 8)
+MLA(fp8, cachalot::Fp8, f32, float, f32, float, 16, 64, 2, 8)
