@@ -13,6 +13,8 @@ use testkit::Fixture;
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
     command.args(args).stdin(Stdio::null()).env("HF_HUB_OFFLINE", "1").env_remove("HF_TOKEN");
+    // What is said about GPUs is in gpu_cli.rs.
+    command.env("CACHALOT_DEVICE", "cpu");
     command
 }
 

@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(
             plan.to_string(),
             "cuda:0 needs 71.1 GiB of 79.0 GiB free (of 80.0 GiB): weights 68.0 GiB, KV 2.1 GiB for 32,768 tokens, \
-             activations 1.0 GiB; KV room for 152,796 tokens"
+             activations 1.0 GiB; KV room for 152,797 tokens"
         );
     }
 
