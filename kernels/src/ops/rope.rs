@@ -1,7 +1,7 @@
 //! Rotary embedding of query heads, in place.
 
 use crate::cpu::{self, Level};
-use crate::{DType, KernelError, Result, RopeLayout, RopeTable, Tensor};
+use crate::{KernelError, Result, RopeLayout, RopeTable, Tensor};
 
 /// Rotates columns `offset .. offset + rope_dim` of every head of `x` `[T, H, D]` (`F32`) in place.
 pub fn rope_assign(x: &mut Tensor, offset: usize, table: &RopeTable, layout: RopeLayout) -> Result<()> {
@@ -16,7 +16,7 @@ pub fn rope_assign(x: &mut Tensor, offset: usize, table: &RopeTable, layout: Rop
     table.cos.expect_device(&x.device(), OP, "table")?;
     #[cfg(feature = "cuda-host")]
     if x.is_cuda() {
-        x.expect_dtype(DType::F32, "F32", OP, "x")?;
+        x.expect_dtype(crate::DType::F32, "F32", OP, "x")?;
         return crate::cuda::rope::rope_assign(x, offset, table, layout);
     }
     let angles = table.values(OP)?;
