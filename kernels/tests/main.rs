@@ -21,5 +21,6 @@ mod paged;
 mod paged_attention;
 mod paged_mla;
 mod rope;
+mod sample;
 mod swiglu;
 mod weight;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use checkpoint::CommonConfig;
-use kernels::{DType, Device};
+use kernels::{DType, Device, Tensor};
 use models::{KvCache, Model, StepContext};
 use scheduler::BlockAllocator;
 
@@ -185,8 +185,8 @@ impl Engine {
         Sequence::new(self.allocator.table())
     }
 
-    /// Runs the model over `tokens`, which follow those already in `sequence`, on all ranks: the
-    /// logits of `rows`. `ctx` and its probe hear rank 0.
+    /// Runs the model over `tokens`, which follow those already in `sequence`, on all ranks: the logits of `rows`, on
+    /// the host. `ctx` and its probe hear rank 0.
     ///
     /// # Errors
     /// [`EngineError::Blocks`] if the pool is full, [`EngineError::Request`] for ids beyond the vocabulary,
@@ -198,6 +198,21 @@ impl Engine {
         tokens: &[u32],
         rows: LogitRows,
     ) -> Result<StepOutput, EngineError> {
+        let logits =
+            self.extend_with(ctx, sequence, tokens, rows, |logits| logits.to_device(&Device::Cpu))?;
+        Ok(StepOutput { logits: logits.transpose()? })
+    }
+
+    /// As [`Engine::extend`], with what `read` makes of the logits where they are. A failure of `read` is no failure of
+    /// the step.
+    pub(crate) fn extend_with<R>(
+        &self,
+        ctx: &mut StepContext<'_>,
+        sequence: &mut Sequence,
+        tokens: &[u32],
+        rows: LogitRows,
+        mut read: impl FnMut(&Tensor) -> R,
+    ) -> Result<Option<R>, EngineError> {
         // Found here, a bad id costs its own request; found by the ranks, it would cost the engine.
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(EngineError::request("tokens", format!("token ids below {}", self.vocab_size), id));
@@ -212,10 +227,14 @@ impl Engine {
             rows,
         });
         let output = self.ranks.run(
-            |rank| step.run(ctx, rank),
+            |rank| step.run(ctx, rank, &mut |logits| Ok(read(logits))),
             || {
                 let step = Arc::clone(&step);
-                Arc::new(move |rank| step.run(&mut StepContext::new(rank.device), rank).map(drop))
+                // Only rank 0's logits are read; the others wait, so that a fault of theirs is this step's.
+                let wait = |logits: &Tensor| -> Result<_, EngineError> { Ok(logits.device().synchronize()?) };
+                Arc::new(move |rank| {
+                    step.run(&mut StepContext::new(rank.device), rank, &mut { wait }).map(drop)
+                })
             },
         );
         match output {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use kernels::Tensor;
 use models::StepContext;
 
 use crate::{Engine, EngineError, GenerationStats, LogitRows, Request, Sampled, Sampler, Sequence};
@@ -138,13 +139,14 @@ impl Generation {
         let chunk = self.pending.len().min(self.engine.prefill_chunk());
         let mut ctx = StepContext::new(self.engine.device());
         let rows = if chunk == self.pending.len() { LogitRows::Last } else { LogitRows::None };
-        let output = self.engine.extend(&mut ctx, &mut self.sequence, &self.pending[..chunk], rows)?;
+        let (sampler, tokens) = (&mut self.sampler, &self.pending[..chunk]);
+        let choose = |logits: &Tensor| sampler.choose(logits);
+        let sampled = self.engine.extend_with(&mut ctx, &mut self.sequence, tokens, rows, choose)?;
         self.pending.drain(..chunk);
-        let Some(logits) = output.logits else {
+        let Some(sampled) = sampled.transpose()? else {
             self.stats.prefill += started.elapsed();
             return Ok(Step::Prefill { done: self.sequence.len(), total: self.stats.prompt_tokens });
         };
-        let sampled = self.sampler.sample(&mut logits.to_vec_f32())?;
         self.record(started.elapsed());
         if self.stop_token_ids.contains(&sampled.token) {
             let reason = FinishReason::Stop(sampled.token);

@@ -56,21 +56,24 @@ pub struct RankView<'a> {
 }
 
 impl RankView<'_> {
-    /// Logits `[R, V]` of one decode step from a recording, or `None` where none is made.
-    pub(crate) fn decode(&mut self, rows: &[DecodeRow<'_>]) -> Result<Option<Tensor>, EngineError> {
+    /// What `read` makes of the logits of one decode step from a recording, or `None` where none is made.
+    pub(crate) fn decode<R>(
+        &mut self,
+        rows: &[DecodeRow<'_>],
+        read: &mut impl FnMut(&Tensor) -> Result<R, EngineError>,
+    ) -> Result<Option<R>, EngineError> {
         let Self { model, device, comm, kv, decode } = self;
         match decode {
-            Some(decode) => decode.logits(device, *comm, *model, kv, rows),
+            Some(decode) => decode.step(device, *comm, *model, kv, rows, read),
             None => Ok(None),
         }
     }
 }
 
-/// `x` on the host. What a GPU queued for it may need a rank that is lost, so the group is asked first: it gives up
-/// after its deadline, where a read would wait forever.
-pub(crate) fn read(comm: &dyn Communicator, x: &Tensor) -> Result<Tensor, EngineError> {
-    comm.wait().map_err(ModelError::from)?;
-    Ok(x.to_device(&Device::Cpu)?)
+/// Call before a result is read. What a GPU queued for it may need a rank that is lost, so the group is asked first: it
+/// gives up after its deadline, where a read would wait forever.
+pub(crate) fn ask_group(comm: &dyn Communicator) -> Result<(), EngineError> {
+    Ok(comm.wait().map_err(ModelError::from)?)
 }
 
 /// What a rank's steps change.

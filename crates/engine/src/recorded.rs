@@ -11,7 +11,7 @@ use kernels::{Device, Recording, Tensor};
 use models::{Batch, KvCache, Model, StepContext};
 
 use crate::EngineError;
-use crate::ranks::read;
+use crate::ranks::ask_group;
 
 /// Sizes of batch that are recorded; a larger batch runs in the ordinary way.
 const BUCKETS: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
@@ -50,19 +50,20 @@ impl RecordedDecode {
         Self { block_size, max_blocks, spare_block, buckets: BTreeMap::new() }
     }
 
-    /// Logits `[rows, V]` of one decode step on the host, or `None` where this device does not record a step of this
-    /// size.
+    /// What `read` makes of the logits of one decode step, or `None` where this device does not record a step of this
+    /// size. Their rows past those of `rows` mean nothing.
     ///
     /// # Errors
-    /// As a forward. After an error nothing stays recorded for this size.
-    pub(crate) fn logits(
+    /// As a forward, and those of `read`. After an error nothing stays recorded for this size.
+    pub(crate) fn step<R>(
         &mut self,
         device: &Device,
         comm: &dyn Communicator,
         model: &dyn Model,
         kv: &mut KvCache,
         rows: &[DecodeRow<'_>],
-    ) -> Result<Option<Tensor>, EngineError> {
+        read: &mut impl FnMut(&Tensor) -> Result<R, EngineError>,
+    ) -> Result<Option<R>, EngineError> {
         let Some(&size) = BUCKETS.iter().find(|&&size| size >= rows.len()) else {
             return Ok(None);
         };
@@ -77,9 +78,11 @@ impl RecordedDecode {
             },
         };
         // Read before anybody can step again: the next replay writes the same memory.
-        let logits = read(comm, bucket.recording.replay()?)?;
+        let logits = bucket.recording.replay()?;
+        ask_group(comm)?;
+        let result = read(logits)?;
         self.buckets.insert(size, bucket);
-        Ok(Some(logits))
+        Ok(Some(result))
     }
 
     fn record(

@@ -1,18 +1,18 @@
-//! [`Sampler`]: logits in, one token out; the state of one request's penalties and random stream.
+//! [`Sampler`]: the state of one request's penalties and random stream, and what it asks of `kernels::ops::sample`.
 //!
-//! A step costs a few passes over the vocabulary and never sorts all of it: greedy is one scan, `top_k` is a
-//! selection, and `top_p` sorts only as many leading candidates as it needs. The buffers live as long as the request.
+//! The choice is made where the logits are, and is the same on every device: only the token comes back. Alternatives
+//! with their log-probabilities are gathered on the host.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
+use kernels::Tensor;
+use kernels::cpu::Candidate;
+use kernels::ops::{self, Choice, LogitEdit, SampleBatch, SampleParams};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use crate::{EngineError, SamplingParams};
-
-/// Candidates that `top_p` sorts first; most distributions are decided within them.
-const FIRST_SORTED: usize = 64;
 
 /// The choice of one step.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,29 +31,10 @@ pub struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
     seed: u64,
-    /// Occurrences of each token in prompt and output; kept only where a penalty needs them.
-    seen: HashMap<u32, Seen>,
-    /// `(weight, id)` of the tokens still in play, reused across steps.
+    /// By token: biases, and occurrences in prompt and output where a penalty needs them.
+    edits: BTreeMap<u32, LogitEdit>,
+    /// Scratch of the CPU, reused across steps.
     candidates: Vec<Candidate>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct Seen {
-    generated: u32,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Candidate {
-    /// The processed logit, later the unnormalised probability.
-    weight: f32,
-    token: u32,
-}
-
-impl Candidate {
-    /// Most probable first, ties by id, so that every set is unique.
-    fn order(a: &Self, b: &Self) -> Ordering {
-        b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
-    }
 }
 
 impl Sampler {
@@ -68,11 +49,14 @@ impl Sampler {
                 .map_err(|source| EngineError::Entropy { reason: source.to_string() })?
                 .next_u64(),
         };
-        let mut seen = HashMap::new();
-        if params.repetition_penalty != 1.0 {
-            seen.extend(prompt.iter().map(|&token| (token, Seen::default())));
+        let mut edits = BTreeMap::new();
+        for &(token, bias) in &params.logit_bias {
+            edit_of(&mut edits, token).bias += bias;
         }
-        Ok(Self { rng: ChaCha8Rng::seed_from_u64(seed), seed, params, seen, candidates: Vec::new() })
+        if params.repetition_penalty != 1.0 {
+            prompt.iter().for_each(|&token| edit_of(&mut edits, token).seen = 1);
+        }
+        Ok(Self { rng: ChaCha8Rng::seed_from_u64(seed), seed, params, edits, candidates: Vec::new() })
     }
 
     /// The seed in use; passing it again repeats the run.
@@ -80,151 +64,89 @@ impl Sampler {
         self.seed
     }
 
-    /// Picks the next token from `logits` `[V]`, which serve as scratch and are left changed.
+    /// Picks the next token from `logits` `[1, V]`, where they are.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`], and any failure of the device since the last wait.
+    pub fn choose(&mut self, logits: &Tensor) -> Result<Sampled, EngineError> {
+        if self.params.logprobs.is_some_and(|count| count > 0) {
+            return self.sample(&mut logits.read_f32()?);
+        }
+        let mut batch = SampleBatch::default();
+        batch.push(self.row(), &self.edit_list());
+        let choices = ops::sample(logits, &batch)?.read()?;
+        self.accept(choices[0], Vec::new())
+    }
+
+    /// Picks the next token from `logits` `[V]`, which are left changed by bias and penalties.
     ///
     /// # Errors
     /// [`EngineError::Logits`] if a logit is NaN or positive infinity, or if none is left above negative infinity.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, EngineError> {
-        if let Some(token) = logits.iter().position(|v| v.is_nan() || *v == f32::INFINITY) {
-            return Err(EngineError::Logits { token, value: logits[token] });
-        }
-        let raw = self.params.logprobs.map(|count| RawLogprobs::new(logits, count));
-        // Read before bias and penalties change the logits in place, looked up once the token is known.
-        let unbiased = raw.is_some().then(|| logits.to_vec());
-        self.bias_and_penalise(logits);
-        let token = match self.params.temperature {
-            0.0 => argmax(logits),
-            _ => self.draw(logits),
-        };
-        let Some(token) = token else {
-            let token = argmax(logits).unwrap_or(0) as usize;
-            return Err(EngineError::Logits { token, value: logits.get(token).copied().unwrap_or(f32::NAN) });
-        };
-        if self.needs_history() {
-            self.seen.entry(token).or_default().generated += 1;
-        }
-        let logprob = match (&raw, &unbiased) {
-            (Some(raw), Some(unbiased)) => Some(unbiased[token as usize] - raw.log_sum_exp),
-            _ => None,
-        };
-        Ok(Sampled { token, logprob, top_logprobs: raw.map(|r| r.top).unwrap_or_default() })
-    }
-
-    fn needs_history(&self) -> bool {
-        let p = &self.params;
-        p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0
-    }
-
-    fn bias_and_penalise(&self, logits: &mut [f32]) {
-        let p = &self.params;
-        for &(token, bias) in &p.logit_bias {
-            logits[token as usize] += bias;
-        }
-        // Each entry touches its own logit, so the map's order has no influence.
-        for (&token, seen) in &self.seen {
-            let logit = &mut logits[token as usize];
-            *logit = if *logit > 0.0 { *logit / p.repetition_penalty } else { *logit * p.repetition_penalty };
-            if seen.generated > 0 {
-                *logit -= p.frequency_penalty * seen.generated as f32 + p.presence_penalty;
+        let top = match self.params.logprobs {
+            Some(count) if count > 0 && logits.iter().all(|v| *v < f32::INFINITY) => {
+                top_logprobs(logits, count)
             }
+            _ => Vec::new(),
+        };
+        let (row, edits) = (self.row(), self.edit_list());
+        let choice = ops::sample_host(logits, &row, &edits, &mut self.candidates)?;
+        self.accept(choice, top)
+    }
+
+    /// The parameters of the next step; a step that draws takes its number from the stream, whatever is filtered.
+    fn row(&mut self) -> SampleParams {
+        let p = &self.params;
+        SampleParams {
+            random: if p.temperature == 0.0 { 0 } else { self.rng.next_u64() },
+            temperature: p.temperature,
+            top_p: p.top_p,
+            min_p: p.min_p,
+            repetition_penalty: p.repetition_penalty,
+            presence_penalty: p.presence_penalty,
+            frequency_penalty: p.frequency_penalty,
+            top_k: u32::try_from(p.top_k).unwrap_or(u32::MAX),
+            logprob: u32::from(p.logprobs.is_some()),
         }
     }
 
-    /// One draw from the filtered distribution of processed logits; `None` if it has no mass to draw from.
-    fn draw(&mut self, logits: &[f32]) -> Option<u32> {
-        let Self { params, candidates, rng, .. } = self;
-        filter(params, logits, candidates);
-        let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
-        if !(total.is_finite() && total > 0.0) {
-            return None;
-        }
-        // 53 bits in [0, 1): one draw per token, whatever was filtered.
-        let uniform = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let mut left = uniform * total;
-        for candidate in &*candidates {
-            left -= f64::from(candidate.weight);
-            if left < 0.0 {
-                return Some(candidate.token);
+    fn edit_list(&self) -> Vec<LogitEdit> {
+        self.edits.values().copied().collect()
+    }
+
+    /// Notes the token for later penalties.
+    fn accept(&mut self, choice: Choice, top_logprobs: Vec<(u32, f32)>) -> Result<Sampled, EngineError> {
+        let (token, logprob) = match choice {
+            Choice::Token { id, logprob } => (id, logprob),
+            Choice::NoDistribution { token, logit } => {
+                return Err(EngineError::Logits { token: token as usize, value: logit });
             }
+        };
+        let p = &self.params;
+        if p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0 {
+            let edit = edit_of(&mut self.edits, token);
+            (edit.seen, edit.generated) = (1, edit.generated + 1);
         }
-        // Rounding can leave a trace above zero after the last candidate.
-        candidates.iter().rev().find(|c| c.weight > 0.0).map(|c| c.token)
+        Ok(Sampled { token, logprob: self.params.logprobs.map(|_| logprob), top_logprobs })
     }
 }
 
-/// Fills `candidates` with the tokens that temperature, `min_p`, `top_k` and `top_p` keep, each with its
-/// unnormalised probability.
-fn filter(params: &SamplingParams, logits: &[f32], candidates: &mut Vec<Candidate>) {
+fn edit_of(edits: &mut BTreeMap<u32, LogitEdit>, token: u32) -> &mut LogitEdit {
+    edits.entry(token).or_insert(LogitEdit { token, ..LogitEdit::default() })
+}
+
+/// The `count` most probable tokens of the model's own distribution with their log-probabilities, ties by id.
+fn top_logprobs(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let floor = params.min_p;
-    candidates.clear();
-    candidates.extend(logits.iter().zip(0u32..).filter_map(|(&logit, token)| {
-        // A weight relative to the best token: `min_p` is then a plain comparison.
-        let weight = ((logit - max) / params.temperature).exp();
-        (weight >= floor && logit > f32::NEG_INFINITY).then_some(Candidate { weight, token })
-    }));
-    if params.top_k > 0 && params.top_k < candidates.len() {
-        candidates.select_nth_unstable_by(params.top_k - 1, Candidate::order);
-        candidates.truncate(params.top_k);
-        // Selection leaves an arbitrary order; ids make the draw independent of the algorithm.
-        candidates.sort_unstable_by_key(|c| c.token);
+    let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
+    let log_sum_exp = max + sum.ln() as f32;
+    let mut top: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| -> Ordering { b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)) };
+    let count = count.min(top.len());
+    if count < top.len() {
+        top.select_nth_unstable_by(count, order);
     }
-    if params.top_p < 1.0 {
-        keep_nucleus(candidates, f64::from(params.top_p));
-    }
-}
-
-/// Keeps the smallest leading set whose probability reaches `top_p`; at least one candidate stays.
-fn keep_nucleus(candidates: &mut Vec<Candidate>, top_p: f64) {
-    let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
-    let (mut sorted, mut sum, mut prefix) = (0, 0.0, FIRST_SORTED);
-    while sorted < candidates.len() {
-        let end = prefix.min(candidates.len());
-        if end < candidates.len() {
-            candidates[sorted..].select_nth_unstable_by(end - sorted - 1, Candidate::order);
-        }
-        candidates[sorted..end].sort_unstable_by(Candidate::order);
-        for i in sorted..end {
-            sum += f64::from(candidates[i].weight);
-            if sum >= top_p * total {
-                candidates.truncate(i + 1);
-                return;
-            }
-        }
-        (sorted, prefix) = (end, prefix * 8);
-    }
-}
-
-/// The lowest id among the largest logits; `None` if every token is banned.
-fn argmax(logits: &[f32]) -> Option<u32> {
-    let mut best = (f32::NEG_INFINITY, None);
-    for (&logit, token) in logits.iter().zip(0u32..) {
-        if logit > best.0 {
-            best = (logit, Some(token));
-        }
-    }
-    best.1
-}
-
-/// Log-probabilities of the model's own distribution.
-struct RawLogprobs {
-    log_sum_exp: f32,
-    top: Vec<(u32, f32)>,
-}
-
-impl RawLogprobs {
-    fn new(logits: &[f32], count: usize) -> Self {
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
-        let log_sum_exp = max + sum.ln() as f32;
-        let mut all: Vec<Candidate> =
-            logits.iter().zip(0u32..).map(|(&weight, token)| Candidate { weight, token }).collect();
-        let count = count.min(all.len());
-        if count > 0 {
-            all.select_nth_unstable_by(count - 1, Candidate::order);
-        }
-        all.truncate(count);
-        all.sort_unstable_by(Candidate::order);
-        Self { log_sum_exp, top: all.iter().map(|c| (c.token, c.weight - log_sum_exp)).collect() }
-    }
+    top.truncate(count);
+    top.sort_unstable_by(order);
+    top.into_iter().map(|(token, logit)| (token, logit - log_sum_exp)).collect()
 }

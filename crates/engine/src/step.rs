@@ -4,7 +4,7 @@ use kernels::ops::PagedBatch;
 use kernels::{Tensor, ops};
 use models::{Batch, StepContext};
 
-use crate::ranks::read;
+use crate::ranks::ask_group;
 use crate::recorded::DecodeRow;
 use crate::{EngineError, RankView};
 
@@ -39,19 +39,25 @@ pub(crate) struct StepInput {
 }
 
 impl StepInput {
-    /// One rank's part of the step, replayed where it is a decode step that the device has recorded.
-    pub(crate) fn run(
+    /// One rank's part of the step, replayed where it is a decode step that the device has recorded, and what `read`
+    /// makes of its logits. They lie on the device, in memory that is the next step's.
+    pub(crate) fn run<R>(
         &self,
         ctx: &mut StepContext<'_>,
         rank: &mut RankView<'_>,
-    ) -> Result<StepOutput, EngineError> {
+        read: &mut impl FnMut(&Tensor) -> Result<R, EngineError>,
+    ) -> Result<Option<R>, EngineError> {
         if let (&[token], LogitRows::Last, false) = (&self.tokens[..], self.rows, ctx.is_probed()) {
             let row = DecodeRow { token, position: self.start as u32, blocks: &self.blocks };
-            if let Some(logits) = rank.decode(&[row])? {
-                return Ok(StepOutput { logits: Some(logits) });
+            if let Some(result) = rank.decode(&[row], read)? {
+                return Ok(Some(result));
             }
         }
-        Ok(StepOutput { logits: self.compute(ctx, rank)? })
+        let Some(logits) = self.compute(ctx, rank)? else {
+            return Ok(None);
+        };
+        ask_group(rank.comm)?;
+        Ok(Some(read(&logits)?))
     }
 
     /// The step in the ordinary way.
@@ -73,6 +79,6 @@ impl StepInput {
                 rank.model.logits(&ops::gather_rows(&hidden, &last)?)?
             }
         };
-        Ok(Some(read(rank.comm, &logits)?))
+        Ok(Some(logits))
     }
 }

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use engine::{EngineError, Sampled, Sampler, SamplingParams};
+use kernels::{Device, Precision, Tensor};
 use proptest::prelude::*;
+use testkit::{Random, soft_gpu};
 
 const DRAWS: usize = 20_000;
 
@@ -165,6 +167,44 @@ fn penalties_weigh_on_output_and_repetition_on_the_prompt_too() {
     let mut sampler = Sampler::new(params, &[0]).unwrap();
     assert_eq!(sampler.sample(&mut [3.0, 2.0]).unwrap().token, 0, "presence ignores the prompt");
     assert_eq!(sampler.sample(&mut [3.0, 2.0]).unwrap().token, 1);
+}
+
+/// One seed gives one text, wherever the logits are and whatever else is reported.
+#[test]
+fn every_device_chooses_the_same_tokens() {
+    let gpu = soft_gpu();
+    let gpu = gpu.device(Precision::Bf16);
+    let plain = SamplingParams { seed: Some(3), ..Default::default() };
+    let filtered = SamplingParams { temperature: 0.7, top_k: 20, top_p: 0.9, min_p: 0.01, ..plain.clone() };
+    let penalised = SamplingParams {
+        repetition_penalty: 1.2,
+        presence_penalty: 0.5,
+        frequency_penalty: 0.3,
+        logit_bias: vec![(9, 2.0), (4, f32::NEG_INFINITY), (9, -1.0)],
+        logprobs: Some(0),
+        ..filtered
+    };
+    for params in [plain, filtered, penalised, SamplingParams::greedy()] {
+        let ways = [(Device::Cpu, None), (gpu.clone(), None), (gpu.clone(), Some(3)), (Device::Cpu, Some(3))];
+        let runs = ways.map(|(device, logprobs)| {
+            let params = SamplingParams { logprobs: logprobs.or(params.logprobs), ..params.clone() };
+            let (mut sampler, mut random) = (Sampler::new(params, &[1, 2, 2]).unwrap(), Random::new(8));
+            let mut step = || {
+                let logits = Tensor::from_f32(&device, &[1, 100], &random.normals(100, 2.0)).unwrap();
+                sampler.choose(&logits).unwrap()
+            };
+            (0..10).map(|_| step()).collect::<Vec<Sampled>>()
+        });
+        for run in &runs[1..] {
+            for (got, want) in run.iter().zip(&runs[0]) {
+                assert_eq!(got.token, want.token);
+                if let (Some(got), Some(want)) = (got.logprob, want.logprob) {
+                    assert!((got - want).abs() <= 2e-6, "{got} is not {want}");
+                }
+            }
+        }
+        assert!(runs[2].iter().all(|step| step.top_logprobs.len() == 3));
+    }
 }
 
 #[test]

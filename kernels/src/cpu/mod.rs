@@ -17,6 +17,7 @@ mod nibbles;
 mod packed;
 mod parallel;
 mod rows;
+mod sample;
 mod simd;
 mod tile;
 
@@ -29,3 +30,4 @@ pub use memory::AlignedBytes;
 pub use mla::{absorb_query, project_value};
 pub use moe::moe_experts;
 pub use rows::{add_rms_norm, embedding, rms_norm, rope};
+pub use sample::{Candidate, sample_row};

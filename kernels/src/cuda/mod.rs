@@ -26,6 +26,7 @@ pub(crate) mod moe;
 pub(crate) mod norm;
 pub(crate) mod paged_attention;
 pub(crate) mod rope;
+pub(crate) mod sample;
 mod staging;
 pub(crate) mod swiglu;
 mod tile;

@@ -15,6 +15,7 @@ mod norm;
 mod paged;
 mod paged_mla;
 mod rope;
+mod sample;
 mod swiglu;
 
 pub use block_copy::{copy_blocks, swap_in, swap_out};
@@ -31,4 +32,5 @@ pub use norm::{add_rms_norm, rms_norm};
 pub use paged::PagedBatch;
 pub use paged_mla::paged_mla;
 pub use rope::rope_assign;
+pub use sample::{Choice, LogitEdit, SampleBatch, SampleParams, SampledRows, sample, sample_host};
 pub use swiglu::swiglu;

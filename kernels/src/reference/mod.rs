@@ -5,8 +5,10 @@ mod attention;
 mod block_copy;
 mod dense;
 mod moe;
+mod sample;
 
 pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope};
 pub use block_copy::copy_blocks;
 pub use dense::{embedding, linear, rms_norm, silu_mul};
 pub use moe::{moe_experts, route};
+pub use sample::sample;
