@@ -50,11 +50,11 @@ pub enum EngineError {
         /// What happened to it.
         reason: String,
     },
-    /// The operating system gave no thread for a rank.
-    #[error("cannot start a thread for rank {rank}: {source}")]
+    /// The operating system gave no thread.
+    #[error("cannot start a thread for {what}: {source}")]
     Thread {
-        /// Which one.
-        rank: usize,
+        /// What was to run on it.
+        what: String,
         /// What it said.
         source: std::io::Error,
     },
@@ -73,6 +73,12 @@ pub enum EngineError {
         token: usize,
         /// Its logit.
         value: f32,
+    },
+    /// A constraint that allows no token, or not the one that it allowed.
+    #[error("the constraint on the output failed: {reason}")]
+    Constraint {
+        /// In its own words.
+        reason: String,
     },
     /// The operating system gave no randomness for a seed.
     #[error("no seed was given and the operating system offers no randomness: {reason}")]

@@ -21,6 +21,7 @@ mod request;
 mod sampler;
 mod sampling;
 mod sequence;
+mod service;
 mod stats;
 mod step;
 
@@ -34,5 +35,9 @@ pub use request::Request;
 pub use sampler::{Sampled, Sampler};
 pub use sampling::{MAX_LOGPROBS, SamplingParams};
 pub use sequence::Sequence;
+pub use service::{
+    Constraint, FinishCounts, Health, Histogram, Job, Service, ServiceMetrics, ServiceOptions, SubmitError,
+    TokenEvent, TokenEvents,
+};
 pub use stats::GenerationStats;
 pub use step::{LogitRows, StepOutput};

@@ -212,7 +212,7 @@ impl Worker {
         let thread = thread::Builder::new()
             .name(format!("rank {index}"))
             .spawn(work)
-            .map_err(|source| EngineError::Thread { rank: index, source })?;
+            .map_err(|source| EngineError::Thread { what: format!("rank {index}"), source })?;
         Ok(Self { rank: index, jobs, reports, thread })
     }
 

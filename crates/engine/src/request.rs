@@ -26,18 +26,8 @@ impl Request {
     /// # Errors
     /// [`EngineError::Request`] names the field.
     pub fn validate(&self, vocab_size: usize, context_len: usize) -> Result<(), EngineError> {
+        self.validate_prompt(vocab_size, context_len)?;
         let length = self.prompt.len();
-        if length == 0 {
-            return Err(EngineError::request("prompt", "at least 1 token", "empty"));
-        }
-        if let Some(i) = self.prompt.iter().position(|&token| token as usize >= vocab_size) {
-            let found = format!("token {} at position {i}", self.prompt[i]);
-            return Err(EngineError::request("prompt", format!("token ids below {vocab_size}"), found));
-        }
-        if length >= context_len {
-            let expected = format!("fewer tokens than the context of {context_len}");
-            return Err(EngineError::request("prompt", expected, format!("{length} tokens long")));
-        }
         let left = context_len - length;
         if let Some(max) = self.max_tokens.filter(|&max| max == 0 || max > left) {
             let expected = format!("1 to {left} after a prompt of {length} tokens");
@@ -51,5 +41,22 @@ impl Request {
             ));
         }
         self.sampling.validate(vocab_size)
+    }
+
+    /// The part of [`Request::validate`] that concerns the prompt alone.
+    pub(crate) fn validate_prompt(&self, vocab_size: usize, context_len: usize) -> Result<(), EngineError> {
+        let length = self.prompt.len();
+        if length == 0 {
+            return Err(EngineError::request("prompt", "at least 1 token", "empty"));
+        }
+        if let Some(i) = self.prompt.iter().position(|&token| token as usize >= vocab_size) {
+            let found = format!("token {} at position {i}", self.prompt[i]);
+            return Err(EngineError::request("prompt", format!("token ids below {vocab_size}"), found));
+        }
+        if length >= context_len {
+            let expected = format!("fewer tokens than the context of {context_len}");
+            return Err(EngineError::request("prompt", expected, format!("{length} tokens long")));
+        }
+        Ok(())
     }
 }

@@ -17,6 +17,8 @@ pub struct GenerationStats {
     pub prefill: Duration,
     /// Time of the steps after it.
     pub decode: Duration,
+    /// From the acceptance of the request to its first step; zero where nothing queues.
+    pub queued: Duration,
     /// From the acceptance of the request to its first token, waiting included.
     pub time_to_first_token: Option<Duration>,
     /// The seed that repeats this run.

@@ -1,0 +1,138 @@
+//! [`Shared`]: what a service's handles and its engine thread both see, and the messages between them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::job::Admitted;
+use super::{Health, ServiceMetrics, SubmitError};
+
+/// What the engine thread is told. Their number is bounded by that of the jobs: each is submitted once, cancelled at
+/// most once, and resumed at most once after each time that it stalled.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Submit(Admitted),
+    /// The reader of this job is gone.
+    Cancel(u64),
+    /// The reader of this job has read again.
+    Resume(u64),
+    CancelAll,
+    /// No handle is left.
+    Stop,
+}
+
+/// The heartbeat's value while the thread has nothing to do.
+const IDLE: u64 = u64::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    started: Instant,
+    /// Milliseconds after `started` of the last turn's beginning, or [`IDLE`].
+    heartbeat: AtomicU64,
+    numbers: AtomicU64,
+    /// Jobs taken and not yet begun.
+    waiting: AtomicUsize,
+    /// Jobs begun and not yet over.
+    running: AtomicUsize,
+    draining: AtomicBool,
+    dead: OnceLock<String>,
+    metrics: Mutex<ServiceMetrics>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            heartbeat: AtomicU64::new(IDLE),
+            numbers: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            dead: OnceLock::new(),
+            metrics: Mutex::new(ServiceMetrics::default()),
+        }
+    }
+}
+
+impl Shared {
+    /// The number of a new job, if one more may wait.
+    pub(crate) fn admit(&self, max_waiting: usize) -> Result<u64, SubmitError> {
+        if self.dead.get().is_some() {
+            return Err(self.dead_error());
+        }
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(SubmitError::Draining);
+        }
+        let one_more = |waiting| (waiting < max_waiting).then_some(waiting + 1);
+        self.waiting
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
+            .map_err(|waiting| SubmitError::QueueFull { waiting, max_waiting })?;
+        Ok(self.numbers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A waiting job begins.
+    pub(crate) fn begin(&self) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A job that had begun is over.
+    pub(crate) fn end(&self) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// A job that never began is over.
+    pub(crate) fn forget_queued(&self) {
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        // In this order: a job that begins is counted as running before it stops being counted as waiting.
+        self.waiting.load(Ordering::SeqCst) == 0 && self.running.load(Ordering::SeqCst) == 0
+    }
+
+    /// Nothing runs any more, for the first reason given.
+    pub(crate) fn die(&self, reason: impl Into<String>) {
+        let _ = self.dead.set(reason.into());
+    }
+
+    /// What a submitter hears from a dead engine.
+    pub(crate) fn dead_error(&self) -> SubmitError {
+        SubmitError::Dead { reason: self.dead.get().cloned().unwrap_or_else(|| "it has stopped".into()) }
+    }
+
+    /// A turn of the loop begins.
+    pub(crate) fn beat(&self) {
+        self.heartbeat.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Nothing to do until a message comes.
+    pub(crate) fn rest(&self) {
+        self.heartbeat.store(IDLE, Ordering::Relaxed);
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let since_last_step = match self.heartbeat.load(Ordering::Relaxed) {
+            IDLE => Duration::ZERO,
+            beat => self.started.elapsed().saturating_sub(Duration::from_millis(beat)),
+        };
+        let error = self.dead.get().cloned();
+        Health {
+            alive: error.is_none(),
+            error,
+            since_last_step,
+            running: self.running.load(Ordering::SeqCst),
+            waiting: self.waiting.load(Ordering::SeqCst),
+            draining: self.draining.load(Ordering::SeqCst),
+        }
+    }
+
+    /// Reads or changes the metrics.
+    pub(crate) fn metrics<R>(&self, with: impl FnOnce(&mut ServiceMetrics) -> R) -> R {
+        with(&mut self.metrics.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
