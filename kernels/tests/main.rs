@@ -20,6 +20,7 @@ mod norm;
 mod paged;
 mod paged_attention;
 mod paged_mla;
+mod requantize;
 mod rope;
 mod sample;
 mod swiglu;

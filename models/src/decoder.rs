@@ -5,7 +5,7 @@ use kernels::Tensor;
 
 use crate::layers::{Block, Embedding, Head, KvCache, KvLayout, RmsNorm};
 use crate::loader::Loader;
-use crate::{Batch, Model, ModelSummary, Mtp, Result, StepContext};
+use crate::{Batch, Int8Report, Model, ModelSummary, Mtp, Result, StepContext};
 
 /// Embedding, blocks, final norm, head.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct Decoder {
     mtp: Option<Mtp>,
     weight_bytes: usize,
     unknown_tensors: Vec<String>,
+    int8_experts: Vec<Int8Report>,
 }
 
 impl Decoder {
@@ -52,6 +53,7 @@ impl Decoder {
             mtp: None,
             weight_bytes: 0,
             unknown_tensors: Vec::new(),
+            int8_experts: Vec::new(),
         })
     }
 
@@ -65,11 +67,16 @@ impl Decoder {
     }
 
     /// Takes over what the loader counted once everything is read.
-    pub(crate) fn finish(self, loader: &Loader<'_>) -> Self {
+    pub(crate) fn finish(self, loader: Loader<'_>) -> Self {
         let mtp_parameters = if self.mtp.is_some() { self.summary.mtp_parameters } else { 0 };
         let expected = self.summary.total_parameters + mtp_parameters;
         debug_assert_eq!(loader.parameters(), expected, "the summary counts what the family reads");
-        Self { weight_bytes: loader.bytes(), unknown_tensors: loader.unknown_tensors(), ..self }
+        Self {
+            weight_bytes: loader.bytes(),
+            unknown_tensors: loader.unknown_tensors(),
+            int8_experts: loader.into_int8_reports(),
+            ..self
+        }
     }
 }
 
@@ -110,6 +117,10 @@ impl Model for Decoder {
 
     fn unknown_tensors(&self) -> &[String] {
         &self.unknown_tensors
+    }
+
+    fn int8_experts(&self) -> &[Int8Report] {
+        &self.int8_experts
     }
 
     fn summary(&self) -> &ModelSummary {

@@ -11,8 +11,9 @@ use comm::Communicator;
 use kernels::ops::Experts;
 use kernels::{Device, Tensor, Weight};
 
+use crate::expert_format::ExpertStack;
 use crate::layers::{Embedding, Head, Linear, Mlp, RmsNorm, RowLinear};
-use crate::{Result, Shard};
+use crate::{ExpertFormat, Int8Report, ModelError, Result, Shard};
 
 const VOCAB: &str = "vocab_size";
 
@@ -21,6 +22,8 @@ pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
     comm: Arc<dyn Communicator>,
+    expert_format: ExpertFormat,
+    int8_reports: Vec<Int8Report>,
     progress: &'a mut dyn FnMut(LoadProgress),
     read: HashSet<String>,
     done: LoadProgress,
@@ -55,6 +58,7 @@ impl<'a> Loader<'a> {
         checkpoint: &'a Checkpoint,
         device: &'a Device,
         comm: Arc<dyn Communicator>,
+        expert_format: ExpertFormat,
         progress: &'a mut dyn FnMut(LoadProgress),
     ) -> Self {
         let sizes = checkpoint.names().filter_map(|name| checkpoint.info(name));
@@ -63,7 +67,18 @@ impl<'a> Loader<'a> {
             bytes_total: sizes.map(|info| info.size_bytes as u64).sum(),
             ..LoadProgress::default()
         };
-        Self { checkpoint, device, comm, progress, read: HashSet::new(), done, parameters: 0, bytes: 0 }
+        Self {
+            checkpoint,
+            device,
+            comm,
+            expert_format,
+            int8_reports: Vec::new(),
+            progress,
+            read: HashSet::new(),
+            done,
+            parameters: 0,
+            bytes: 0,
+        }
     }
 
     /// Which part of the model is read.
@@ -188,7 +203,7 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// The routed experts `{prefix}.experts.<e>`, stacked.
+    /// The routed experts `{prefix}.experts.<e>`, stacked; all three projections of a layer in one form.
     pub(crate) fn experts(
         &mut self,
         prefix: &str,
@@ -197,16 +212,49 @@ impl<'a> Loader<'a> {
         inter: usize,
     ) -> Result<Experts> {
         let range = self.channels("moe_intermediate_size", inter)?.range;
-        let mut stack = |name: &str, shape: [usize; 2], slice: Slice| {
-            let prefixes: Vec<String> = (0..count).map(|e| format!("{prefix}.experts.{e}.{name}")).collect();
-            let weight = self.checkpoint.stacked_weight_slice(&prefixes, shape, &slice)?;
-            self.upload(&prefixes, shape, weight)
+        let stack = |name: &str, shape: [usize; 2], slice: Slice| ExpertStack {
+            name: format!("{prefix}.experts.*.{name}"),
+            prefixes: (0..count).map(|e| format!("{prefix}.experts.{e}.{name}")).collect(),
+            shape,
+            slice,
         };
-        Ok(Experts {
-            gate: stack("gate_proj", [inter, dim], Slice::Rows(range.clone()))?,
-            up: stack("up_proj", [inter, dim], Slice::Rows(range.clone()))?,
-            down: stack("down_proj", [dim, inter], Slice::Cols(range))?,
-        })
+        let stacks = [
+            stack("gate_proj", [inter, dim], Slice::Rows(range.clone())),
+            stack("up_proj", [inter, dim], Slice::Rows(range.clone())),
+            stack("down_proj", [dim, inter], Slice::Cols(range)),
+        ];
+        let [gate, up, down] = match self.int8_experts(&stacks)? {
+            Some(weights) => weights,
+            None => self.stored_experts(&stacks)?,
+        };
+        Ok(Experts { gate, up, down })
+    }
+
+    fn stored_experts(&mut self, stacks: &[ExpertStack; 3]) -> Result<[Weight; 3]> {
+        let mut read = |stack: &ExpertStack| {
+            let weight = self.checkpoint.stacked_weight_slice(&stack.prefixes, stack.shape, &stack.slice)?;
+            self.upload(&stack.prefixes, stack.shape, weight)
+        };
+        Ok([read(&stacks[0])?, read(&stacks[1])?, read(&stacks[2])?])
+    }
+
+    /// The experts in INT8, or `None` if they stay as stored.
+    fn int8_experts(&mut self, stacks: &[ExpertStack; 3]) -> Result<Option<[Weight; 3]>> {
+        let read = |stack: &ExpertStack| {
+            let Some((weight, report)) = self.expert_format.read_int8(self.checkpoint, stack)? else {
+                return Ok(None);
+            };
+            Ok::<_, ModelError>(Some((weight.to_device(self.device)?, report)))
+        };
+        let Some((gate, gate_report)) = read(&stacks[0])? else { return Ok(None) };
+        let Some((up, up_report)) = read(&stacks[1])? else { return Ok(None) };
+        let Some((down, down_report)) = read(&stacks[2])? else { return Ok(None) };
+        self.int8_reports.extend([gate_report, up_report, down_report]);
+        let weights = [gate, up, down];
+        for (stack, weight) in stacks.iter().zip(&weights) {
+            self.book(&stack.prefixes, stack.shape, weight);
+        }
+        Ok(Some(weights))
     }
 
     /// A weight that a family knows and has no use for: a copy of one that it shares.
@@ -217,6 +265,11 @@ impl<'a> Loader<'a> {
     /// Parameters read so far, those of other ranks included, scales not counted.
     pub(crate) fn parameters(&self) -> u64 {
         self.parameters
+    }
+
+    /// What became of the experts that were re-quantised.
+    pub(crate) fn into_int8_reports(self) -> Vec<Int8Report> {
+        self.int8_reports
     }
 
     /// Bytes of this rank's weights so far, scales included.
@@ -258,11 +311,15 @@ impl<'a> Loader<'a> {
 
     /// Moves a weight to the device, which ends its copy on the host, and books it. `shape` is that of the whole
     /// matrices.
-    fn upload(&mut self, prefixes: &[String], [n, k]: [usize; 2], weight: Weight) -> Result<Weight> {
+    fn upload(&mut self, prefixes: &[String], shape: [usize; 2], weight: Weight) -> Result<Weight> {
         let weight = weight.to_device(self.device)?;
+        self.book(prefixes, shape, &weight);
+        Ok(weight)
+    }
+
+    fn book(&mut self, prefixes: &[String], [n, k]: [usize; 2], weight: &Weight) {
         let names = prefixes.iter().flat_map(|prefix| with_scales(&format!("{prefix}.weight"))).collect();
         self.record(names, prefixes.len() * n * k, weight.size_bytes());
-        Ok(weight)
     }
 
     /// `parameters` are those of all ranks, `bytes` those of this one.

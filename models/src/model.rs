@@ -9,7 +9,8 @@ use kernels::{Device, Tensor};
 use crate::layers::{KvCache, KvLayout};
 use crate::loader::Loader;
 use crate::{
-    Batch, ModelError, ModelSummary, Mtp, Result, StepContext, deepseek, deepseek_v2, deepseek_v3, llama,
+    Batch, ExpertFormat, Int8Report, ModelError, ModelSummary, Mtp, Result, StepContext, deepseek,
+    deepseek_v2, deepseek_v3, llama,
 };
 
 /// A decoder-only language model over a paged KV cache.
@@ -45,6 +46,11 @@ pub trait Model: Send + Sync {
     /// Tensors of the checkpoint that the family does not know, sorted. Not empty means that the checkpoint says
     /// something that the outputs do not reflect: tell the user.
     fn unknown_tensors(&self) -> &[String];
+
+    /// The stacks of routed experts that were re-quantised to INT8 when they were loaded, with the error of each.
+    fn int8_experts(&self) -> &[Int8Report] {
+        &[]
+    }
 
     /// Parameter counts by part.
     fn summary(&self) -> &ModelSummary;
@@ -84,7 +90,22 @@ pub fn load(
     comm: Arc<dyn Communicator>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn Model>> {
-    let mut loader = Loader::new(checkpoint, device, comm, progress);
+    load_with_experts(checkpoint, device, comm, ExpertFormat::AsStored, progress)
+}
+
+/// As [`load`], with the routed experts in the form that `experts` asks for; [`Model::int8_experts`] tells what became
+/// of them.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with_experts(
+    checkpoint: &Checkpoint,
+    device: &Device,
+    comm: Arc<dyn Communicator>,
+    experts: ExpertFormat,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Box<dyn Model>> {
+    let mut loader = Loader::new(checkpoint, device, comm, experts, progress);
     check_ranks(checkpoint.config(), loader.shard().size())?;
     let decoder = match checkpoint.config() {
         ModelConfig::Llama(config) => llama::load(config, &mut loader)?,
@@ -94,5 +115,5 @@ pub fn load(
             DeepseekGeneration::V3 => deepseek_v3::load(config, &mut loader)?,
         },
     };
-    Ok(Box::new(decoder.finish(&loader)))
+    Ok(Box::new(decoder.finish(loader)))
 }

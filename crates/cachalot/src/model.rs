@@ -97,9 +97,13 @@ impl LanguageModel {
         if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes)? {
             progress(Progress::Notice(plan.to_string()));
         }
-        let ranks = ranks::load(&checkpoint, ranks, options.device.transport, &mut |done| {
+        let experts = options.experts;
+        let ranks = ranks::load(&checkpoint, ranks, options.device.transport, experts, &mut |done| {
             progress(Progress::Weights(done));
         })?;
+        if let Some(notice) = ranks::int8_notice(&ranks) {
+            progress(Progress::Notice(notice));
+        }
         let engine = Engine::new(ranks, &engine_options)?;
         Ok(Self { inner: Arc::new(Inner { name, engine, tokenizer, format, generation_config }) })
     }

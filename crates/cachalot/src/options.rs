@@ -3,6 +3,7 @@
 use checkpoint::GenerationConfig;
 use engine::SamplingParams;
 use kernels::DType;
+use models::ExpertFormat;
 
 use crate::DeviceOptions;
 
@@ -22,6 +23,8 @@ pub struct LoadOptions {
     pub tensor_parallel: usize,
     /// Where the ranks live.
     pub device: DeviceOptions,
+    /// What becomes of routed experts; `None` leaves it to [`ExpertFormat::default_for`] each device.
+    pub experts: Option<ExpertFormat>,
 }
 
 impl Default for LoadOptions {
@@ -34,6 +37,7 @@ impl Default for LoadOptions {
             prefill_chunk: engine.prefill_chunk,
             tensor_parallel: 1,
             device: DeviceOptions::default(),
+            experts: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use checkpoint::{Checkpoint, LoadProgress};
 use comm::{Communicator, GroupOptions, Transport};
 use engine::{MemoryPlan, RANK_DEADLINE, Rank, Sizes};
 use kernels::Device;
-use models::{Footprint, ModelError};
+use models::{ExpertFormat, Footprint, ModelError};
 
 use crate::Error;
 use crate::device::{DeviceOptions, OpenDevices};
@@ -17,6 +17,7 @@ pub(crate) fn load(
     checkpoint: &Checkpoint,
     devices: Vec<Device>,
     transport: Transport,
+    experts: Option<ExpertFormat>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Vec<Rank>, Error> {
     let size = devices.len();
@@ -24,10 +25,23 @@ pub(crate) fn load(
     let group = comm::group(&devices, &options).map_err(ModelError::from)?;
     let load = |(index, (device, comm)): (usize, (Device, Arc<dyn Communicator>))| {
         let mut report = |done| progress(overall(done, index, size));
-        let model = models::load(checkpoint, &device, Arc::clone(&comm), &mut report)?;
+        let experts = experts.unwrap_or_else(|| ExpertFormat::default_for(&device));
+        let model = models::load_with_experts(checkpoint, &device, Arc::clone(&comm), experts, &mut report)?;
         Ok(Rank { model, device, comm })
     };
     devices.into_iter().zip(group).enumerate().map(load).collect()
+}
+
+/// What to tell of experts that became INT8.
+pub(crate) fn int8_notice(ranks: &[Rank]) -> Option<String> {
+    let reports = || ranks.iter().flat_map(|rank| rank.model.int8_experts());
+    let stacks = ranks.first().map_or(0, |rank| rank.model.int8_experts().len());
+    let worst = reports().map(|report| report.worst().relative_rms).fold(0.0, f32::max);
+    // Gate, up and down of each layer.
+    let layers = stacks / 3;
+    let percent = 100.0 * worst;
+    (layers > 0)
+        .then(|| format!("routed experts of {layers} layers in INT8: off by at most {percent:.2} % (rms)"))
 }
 
 /// The devices of a model's ranks, opened after the number of ranks was checked, which may be a slip.

@@ -201,6 +201,30 @@ fn inspect_tells_sizes_without_loading() {
     assert!(stdout(&bf16).contains("\"BF16\""));
 }
 
+#[test]
+fn experts_in_int8_by_option() {
+    let model = fixture("deepseek_v3_fp8");
+    let report = run(&["inspect", "--int8-report", "--json", &model]);
+    let report: Value = serde_json::from_str(&stdout(&report)).unwrap();
+    let stacks = report["stacks"].as_array().unwrap();
+    let names: Vec<_> = stacks.iter().map(|s| s["name"].as_str().unwrap()).collect();
+    let layer = "model.layers.1.mlp.experts.*";
+    assert_eq!(names, ["down", "gate", "up"].map(|p| format!("{layer}.{p}_proj")));
+    assert!(stacks.iter().all(|s| s["per_row"]["worst_relative_rms"].as_f64().unwrap() < 0.0125), "{report}");
+    let page = stdout(&run(&["inspect", "--int8-report", &model]));
+    assert!(page.contains("gate_proj") && page.contains("0 of 3 stacks are over the 1.25 %"), "{page}");
+    let dense = stdout(&run(&["inspect", "--int8-report", &fixture("qwen2_distill")]));
+    assert!(dense.contains("no routed experts"), "{dense}");
+    // What verify holds against the reference are then other weights.
+    assert_eq!(code(&run(&["verify", &model])), 0);
+    for form in ["int8", "auto"] {
+        assert_eq!(code(&run(&["verify", "--experts", form, &model])), 1, "{form}");
+    }
+    let prompt = ["--temperature", "0", "--max-tokens", "24", "What is 12 + 30?"];
+    let int8 = run(&[&["run", "--experts", "int8"], &prompt[..]].concat());
+    assert!(stdout(&int8).contains("42"), "{}", stdout(&int8));
+}
+
 /// A fixture with an edited golden file.
 fn with_golden(name: &str, edit: impl FnOnce(Vec<u8>) -> Vec<u8>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
 use safetensors::{Dtype, SafeTensors};
+use tempfile::TempDir;
 
 /// Every fixture, one per family and storage form.
 pub const FIXTURES: [&str; 12] = [
@@ -54,6 +55,15 @@ impl Fixture {
     /// Where `config.json` and `model.safetensors` lie.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// A copy of its checkpoint, for tests that change it; it vanishes when dropped.
+    pub fn copy(&self) -> TempDir {
+        let dir = TempDir::new().expect("a temporary directory");
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(self.dir.join(file), dir.path().join(file)).expect("a file of the fixture");
+        }
+        dir
     }
 
     /// The opened checkpoint.

@@ -5,10 +5,12 @@ mod attention;
 mod block_copy;
 mod dense;
 mod moe;
+mod requantize;
 mod sample;
 
 pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope};
 pub use block_copy::copy_blocks;
 pub use dense::{embedding, linear, rms_norm, silu_mul};
 pub use moe::{moe_experts, route};
+pub use requantize::{quant_error, requantize_int8};
 pub use sample::sample;

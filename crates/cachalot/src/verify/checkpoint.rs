@@ -6,6 +6,7 @@ use std::path::Path;
 use checkpoint::{Checkpoint, CheckpointError};
 use engine::{Engine, EngineOptions};
 use kernels::DType;
+use models::ExpertFormat;
 
 use super::runner::{Observed, Rows, Runner};
 use super::{Golden, Key, Report, RouterPart, Row, Tolerances, Verdict};
@@ -23,6 +24,8 @@ pub struct VerifyOptions {
     pub tensor_parallel: usize,
     /// Where the ranks live.
     pub device: DeviceOptions,
+    /// What becomes of routed experts when they are loaded.
+    pub experts: ExpertFormat,
 }
 
 impl Default for VerifyOptions {
@@ -32,6 +35,7 @@ impl Default for VerifyOptions {
             tolerances: Tolerances::default(),
             tensor_parallel: 1,
             device: DeviceOptions::default(),
+            experts: ExpertFormat::AsStored,
         }
     }
 }
@@ -70,7 +74,11 @@ pub fn verify_checkpoint(
     if let Some(notice) = &notice {
         progress(notice);
     }
-    let ranks = ranks::load(&checkpoint, ranks, options.device.transport, &mut |_| {})?;
+    let ranks =
+        ranks::load(&checkpoint, ranks, options.device.transport, Some(options.experts), &mut |_| {})?;
+    if let Some(notice) = ranks::int8_notice(&ranks) {
+        progress(&notice);
+    }
     let engine_options = EngineOptions {
         context_len: Some(prompts.longest().max(2)),
         kv_dtype: Some(DType::F32),

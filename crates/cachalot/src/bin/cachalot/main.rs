@@ -7,6 +7,7 @@ mod chat;
 mod completions;
 mod device_args;
 mod eval;
+mod experts_arg;
 mod inspect;
 mod interrupt;
 mod kv_dtype;

@@ -10,6 +10,7 @@ use cachalot::{
 
 use crate::chat;
 use crate::device_args::DeviceArgs;
+use crate::experts_arg::ExpertsArg;
 use crate::interrupt::{self, Interrupt};
 use crate::kv_dtype::KvDtype;
 use crate::model_arg;
@@ -66,6 +67,9 @@ pub(crate) struct Args {
     /// Split the model over N ranks, which compute its layers together
     #[arg(long, value_name = "N", default_value_t = 1)]
     tp: usize,
+    /// Form of the routed experts in memory; the default is auto on a GPU in bf16, else as-stored
+    #[arg(long, value_name = "FORM")]
+    experts: Option<ExpertsArg>,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -148,6 +152,7 @@ fn load(args: &Args, source: ModelSource) -> anyhow::Result<LanguageModel> {
         kv_dtype: args.kv_dtype.map(Into::into),
         tensor_parallel: args.tp,
         device: args.device.options(Precision::Bf16),
+        experts: args.experts.map(Into::into),
         // One conversation is all there is.
         max_sequences: 1,
         ..LoadOptions::default()

@@ -11,6 +11,7 @@ use cachalot::verify::{
 use cachalot::{Precision, Tokenizer};
 
 use crate::device_args::DeviceArgs;
+use crate::experts_arg::ExpertsArg;
 use crate::progress::ProgressDisplay;
 
 const EXIT_CODES: &str = "\
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// Split the model over N ranks
     #[arg(long, value_name = "N", default_value_t = 1)]
     tp: usize,
+    /// Form of the routed experts in memory
+    #[arg(long, value_name = "FORM", default_value = "as-stored")]
+    experts: ExpertsArg,
     #[command(flatten)]
     device: DeviceArgs,
     /// Accept this difference for every key; the default is 1e-4 up to 7 tokens, 3e-4 up to 33, 1e-3 beyond
@@ -65,7 +69,8 @@ fn checkpoint(args: &Args) -> anyhow::Result<Report> {
     let tolerances = Tolerances { all: args.tolerance, by_key: args.tolerance_key.clone() };
     // Goldens are single precision; so is the check, unless somebody wants to know how far bf16 is.
     let device = args.device.options(Precision::F32);
-    let options = VerifyOptions { chunk: args.chunk, tolerances, tensor_parallel: args.tp, device };
+    let experts = args.experts.into();
+    let options = VerifyOptions { chunk: args.chunk, tolerances, tensor_parallel: args.tp, device, experts };
     let mut display = ProgressDisplay::new();
     let report = verify_checkpoint(&args.path, &options, &mut |step| display.message(step))?;
     display.clear();
