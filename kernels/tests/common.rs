@@ -4,7 +4,9 @@
 
 use half::{bf16, f16};
 use kernels::cpu::AlignedBytes;
-use kernels::{BlockScales, DType, Device, GroupScales, Tensor, Weight, WeightFormat, f32_to_e4m3};
+use kernels::{
+    BlockScales, DType, Device, GroupScales, Tensor, Weight, WeightFormat, f32_to_e4m3, reference,
+};
 
 /// Unit roundoff of `f32`.
 pub(crate) const ROUND: f32 = f32::EPSILON / 2.0;
@@ -152,6 +154,19 @@ pub(crate) fn abs(values: &[f32]) -> Vec<f32> {
 /// `values` rounded to bf16, as a tensor of a `BF16` device's activations holds them.
 pub(crate) fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| bf16::from_f32(*v).to_f32()).collect()
+}
+
+/// `x` in rows of `weight`'s columns, as `device` multiplies it by `weight`: a GPU of bf16 multiplies INT8 by INT8.
+pub(crate) fn as_multiplied(device: &Device, weight: &Weight, x: &[f32]) -> Vec<f32> {
+    let k = weight.cols();
+    let covered = |blocks: &BlockScales| blocks.block_cols.is_multiple_of(32) || blocks.block_cols >= k;
+    match weight.format() {
+        WeightFormat::Int8(blocks) if device.activation_dtype() == DType::BF16 && covered(blocks) => {
+            let (codes, scales) = reference::quantize_rows(x, k);
+            codes.iter().enumerate().map(|(i, &code)| f32::from(code) * scales[i / k]).collect()
+        }
+        _ => x.to_vec(),
+    }
 }
 
 /// How far a value may be from `want` in the dtype that `device` keeps activations in: `tolerance`, and half a step of

@@ -7,7 +7,9 @@ use kernels::ops::{self, Experts, Routing};
 use kernels::{BlockScales, DType, Device, Precision, Tensor, Weight, reference};
 use testkit::soft_gpu;
 
-use crate::common::{BF16, F32, FORMS, FP8, Form, ROUND, abs, close_by, ids, packed, tensor, values, weight};
+use crate::common::{
+    BF16, F32, FORMS, FP8, Form, ROUND, abs, as_multiplied, close_by, ids, packed, tensor, values, weight,
+};
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
@@ -27,6 +29,7 @@ fn check_linear(device: &Device, weight: &Weight, tokens: usize, what: &str) {
     let (n, k) = (weight.rows(), weight.cols());
     let (dense, bias) = (weight.to_vec_f32(), values(3, n));
     let (x, x_host) = activations(device, &[tokens, k], &values(tokens as u64, tokens * k));
+    let x_host = as_multiplied(device, weight, &x_host);
     let want = reference::linear(&x_host, &dense, Some(&bias), k, n);
     let bias = tensor(&[n], &bias).to_device(device).unwrap();
     let got = ops::linear(&x, &weight.to_device(device).unwrap(), Some(&bias)).unwrap();
@@ -168,6 +171,7 @@ fn gated(device: &Device, x: &[f32], gate: &[f32], up: &[f32], [k, n]: [usize; 2
 fn check_swiglu(device: &Device, form: Form, [n, k]: [usize; 2], tokens: usize) {
     let (gate, up) = (weight(form, [1, n, k], 1), weight(form, [1, n, k], 20));
     let (x, x_host) = activations(device, &[tokens, k], &values(9, tokens * k));
+    let x_host = as_multiplied(device, &gate, &x_host);
     let (want, off) = gated(device, &x_host, &gate.to_vec_f32(), &up.to_vec_f32(), [k, n]);
     let [gate, up] = [gate, up].map(|w| w.to_device(device).unwrap());
     let got = ops::swiglu(&x, &gate, &up).unwrap();
@@ -254,6 +258,7 @@ fn moe_reference(
     top_k: usize,
 ) -> Vec<f32> {
     let (dim, inter) = (experts.gate.cols(), experts.gate.rows());
+    let x = as_multiplied(device, &experts.gate, x);
     let [gate, up, down] = [&experts.gate, &experts.up, &experts.down].map(Weight::to_vec_f32);
     let mut out = vec![0.0; x.len()];
     for (slot, (&expert, &factor)) in slots.0.iter().zip(slots.1).enumerate() {
@@ -263,6 +268,7 @@ fn moe_reference(
         let mut hidden = reference::linear(&x[token * dim..][..dim], gate, None, dim, inter);
         reference::silu_mul(&mut hidden, &reference::linear(&x[token * dim..][..dim], up, None, dim, inter));
         let hidden = packed(device.activation_dtype(), &[inter], &hidden).to_vec_f32();
+        let hidden = as_multiplied(device, &experts.down, &hidden);
         let y = reference::linear(&hidden, down, None, inter, dim);
         out[token * dim..][..dim].iter_mut().zip(&y).for_each(|(o, y)| *o += factor * y);
     }
@@ -280,7 +286,12 @@ fn check_moe(device: &Device, form: Form, sizes: [usize; 3], top_k: usize, token
     // Relative to the largest result. In bf16 a hidden value near a rounding boundary may fall to either side: a few of
     // hundreds of terms are off by one part in 256 of their size.
     let largest = want.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
-    let off = if device.activation_dtype() == DType::BF16 { 1e-3 } else { 1e-5 };
+    // As an integer it may be off by one part in 127 of the largest of its row.
+    let off = match (device.activation_dtype(), form) {
+        (DType::BF16, Form::Int8(_)) => 4e-3,
+        (DType::BF16, _) => 1e-3,
+        _ => 1e-5,
+    };
     let what = format!("{form:?} {sizes:?} top {top_k} T={tokens} {:?}", device.activation_dtype());
     close_by(&what, &got.to_vec_f32(), &want, |_| off * largest);
 }

@@ -10,6 +10,7 @@ mod elementwise;
 mod embedding;
 mod gate;
 mod gemm;
+mod gemm_s8;
 mod gqa;
 mod join;
 mod kv_write;

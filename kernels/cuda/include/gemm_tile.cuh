@@ -50,9 +50,10 @@ struct Arguments {
     const void* x;                  // [slots / divisor, k] of the operand type
     Packed weight, up;              // `up` only if gated
     const float* bias;              // [n] or null
+    const float* x_scales;          // [slots / divisor], of int8 operands only
     const uint32_t* slots;          // [row_tiles * M], or null: slot = row
     const uint32_t* tile_experts;   // [row_tiles], or null: expert 0
-    void* out;                      // [slots, n] f32; gated and not split: of the operand type; split: f32 [splits, slots, n or 2n]
+    void* out;                      // [slots, n] f32; gated and not split: activations; split: f32 [splits, slots, n or 2n]
     Problem p;
 };
 
@@ -76,6 +77,7 @@ struct Stage {
 template <class Format, class Operand, class T>
 struct Block {
     using S = Stage<Format, Operand, T>;
+    using Sum = typename Multiply<Operand>::Sum;
     const Arguments& args;
     unsigned char* shared;
     uint32_t* slots;   // [M] in shared memory
@@ -189,7 +191,7 @@ struct Block {
 
     /// This warp's share of one step. Sums of a scale's block move to `total` when the block or the split ends.
     /// `boundary` is the first group of K under the next scale.
-    __device__ void multiply(float (&total)[T::kI][T::kJ][4], float (&acc)[T::kI][T::kJ][4], uint32_t step, uint32_t end,
+    __device__ void multiply(float (&total)[T::kI][T::kJ][4], Sum (&acc)[T::kI][T::kJ][4], uint32_t step, uint32_t end,
                              uint32_t& boundary) const {
         const unsigned char* at = stage(step);
         const auto* block_scales = reinterpret_cast<const float*>(at + S::kScales);
@@ -240,7 +242,7 @@ struct Block {
     }
 
     __device__ void run(float (&total)[T::kI][T::kJ][4], uint32_t first, uint32_t end) {
-        float acc[T::kI][T::kJ][4] = {};
+        Sum acc[T::kI][T::kJ][4] = {};
         find_entries(first);
         const uint32_t first_group = first * T::kGroups + warp_k;
         uint32_t boundary = Format::kPromote ? (first_group / groups_per_scale() + 1) * groups_per_scale() : 0;
@@ -283,7 +285,7 @@ __device__ __forceinline__ void store_pair(Value* row, uint32_t n, uint32_t limi
 
 __device__ __forceinline__ float silu_times(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
 
-/// Writes the sums: f32 with the bias, or the gated product in the operand type. Parts of a split product stay sums.
+/// Writes the sums: f32 with the bias, or the gated product as activations. Parts of a split product stay sums.
 template <class Operand, class T, class B>
 __device__ __forceinline__ void write_tile(const B& block, float (&total)[T::kI][T::kJ][4]) {
     const Arguments& args = block.args;
@@ -294,8 +296,14 @@ __device__ __forceinline__ void write_tile(const B& block, float (&total)[T::kI]
     for (int i = 0; i < T::kI; i++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const uint32_t slot = block.slots[block.warp_row + i * 16 + lane / 4 + h * 8];
+            const int tile_row = block.warp_row + i * 16 + lane / 4 + h * 8;
+            const uint32_t slot = block.slots[tile_row];
             if (slot == kNoSlot) continue;
+            if constexpr (sizeof(Operand) == 1) {
+                const float scale = simt::load(args.x_scales + block.x_rows[tile_row]);
+#pragma unroll
+                for (int j = 0; j < T::kJ; j++) total[i][j][h * 2] *= scale, total[i][j][h * 2 + 1] *= scale;
+            }
 #pragma unroll
             for (int j = 0; j < T::kJ; j++) {
                 const int column = block.warp_column + j * 8 + lane % 4 * 2;
@@ -305,7 +313,7 @@ __device__ __forceinline__ void write_tile(const B& block, float (&total)[T::kI]
                     if (j >= T::kJ / 2) continue;
                     a = silu_times(a, total[i][j + T::kJ / 2][h * 2]);
                     b = silu_times(b, total[i][j + T::kJ / 2][h * 2 + 1]);
-                    store_pair(static_cast<Operand*>(args.out) + size_t(slot) * n, row, n, n, a, b);
+                    store_pair(static_cast<typename Multiply<Operand>::Out*>(args.out) + size_t(slot) * n, row, n, n, a, b);
                 } else {
                     const uint32_t first = block.is_up(column) ? n : 0;
                     if (args.bias && row < n) a += simt::load(args.bias + row);

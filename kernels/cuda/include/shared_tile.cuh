@@ -33,8 +33,9 @@ struct SharedTile {
     /// bytes past `row_bytes` become zeros too. `anywhere` is a valid address for copies that read nothing.
     template <int Threads, class RowOf>
     __device__ static void copy(unsigned char* tile, uint32_t first, uint32_t row_bytes, const void* anywhere, RowOf row_of) {
-        static_assert(Rows * kChunks % Threads == 0, "each thread copies the same number of chunks");
-        constexpr int kCopies = Rows * kChunks / Threads;
+        constexpr int kTotal = Rows * kChunks, kCopies = (kTotal + Threads - 1) / Threads;
+        static_assert(kTotal % Threads == 0 || kTotal < Threads, "threads copy the same number of chunks, or the first of them one");
+        if (kTotal < Threads && threadIdx.x >= kTotal) return;
         if (row_bytes % 16) {
 #pragma unroll 1
             for (int i = 0; i < kCopies; i++) {

@@ -107,22 +107,10 @@ struct Fp8 {
     }
 };
 
+/// As integers they multiply integers and are not decoded (`Multiply<int8_t>`).
 struct Int8 {
     static constexpr int kBits = 8;
     static constexpr bool kPromote = true, kWord = false;
-
-    /// 128 + the lower seven bits, less 128 or (for a negative byte) 256: all of them bf16 exactly.
-    __device__ static uint32_t decode_pair(uint32_t spread) {
-        return subtract2((spread & 0x007f007fu) | 0x43004300u, (spread & 0x00800080u) | 0x43004300u);
-    }
-
-    __device__ static void decode(const Raw<8>& raw, uint32_t, uint32_t (&out)[4]) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            out[i * 2] = decode_pair(__byte_perm(raw.word[i], 0, 0x4140));
-            out[i * 2 + 1] = decode_pair(__byte_perm(raw.word[i], 0, 0x4342));
-        }
-    }
 
     __device__ static void decode(const Raw<8>& raw, uint32_t, float (&out)[8]) {
 #pragma unroll

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::cuda::quantize::{Quantized, quantize_rows};
 use crate::cuda::tile::{Plan, Shape};
 use crate::cuda::{Args, CudaDevice, Launch, elementwise};
 use crate::{DType, KernelError, Precision, Result, Tensor, Weight, WeightFormat};
@@ -22,8 +23,8 @@ pub(super) struct Groups {
 
 /// `slots` rows `x[slot / divisor] W^T`.
 pub(super) struct Product<'a> {
-    /// `[slots / divisor, K]`, of the operand type (see [`operand`] and [`elementwise::cast`]).
-    pub(super) x: &'a Tensor,
+    /// `[slots / divisor, K]`, see [`operands`].
+    pub(super) x: &'a Operands<'a>,
     /// `[E, N, K]`.
     pub(super) weight: &'a Weight,
     /// Multiplies beside `weight`; the result is then `silu(x W^T) * x U^T`.
@@ -102,46 +103,99 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// The operand type that multiplies `weight` on `device`: bf16 where it holds the stored values exactly and every 32
-/// columns have one scale.
-pub(super) fn operand(device: &CudaDevice, weight: &Weight) -> Precision {
-    let stored = Stored::of(weight);
-    let exact = stored.bits < 16 || stored.name == "bf16";
-    let regular = stored.block_columns.is_multiple_of(GROUP) || stored.block_columns >= weight.cols();
-    if exact && regular { device.precision() } else { Precision::F32 }
+/// What a kernel multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operand {
+    /// Single precision, for checks and for what bf16 does not hold.
+    F32,
+    /// bf16 on tensor cores.
+    Bf16,
+    /// Integers on tensor cores, activations with a scale per row.
+    S8,
+}
+
+impl Operand {
+    /// The type that multiplies `weight` on `device`: on one of bf16, integers for INT8, and bf16 where it holds the
+    /// stored values exactly; for either, one scale must cover every 32 columns.
+    fn of(device: &CudaDevice, weight: &Weight) -> Self {
+        let stored = Stored::of(weight);
+        let exact = stored.bits < 16 || stored.name == "bf16";
+        let regular = stored.block_columns.is_multiple_of(GROUP) || stored.block_columns >= weight.cols();
+        match device.precision() {
+            Precision::Bf16 if exact && regular && stored.name == "int8" => Self::S8,
+            Precision::Bf16 if exact && regular => Self::Bf16,
+            _ => Self::F32,
+        }
+    }
+
+    /// Bytes of an element.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::S8 => 1,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::S8 => "s8",
+        }
+    }
+
+    /// The dtype of activations that a gated product gives.
+    fn activations(self) -> DType {
+        if self == Self::F32 { DType::F32 } else { DType::BF16 }
+    }
+}
+
+/// Activations as a kernel multiplies them.
+pub(super) struct Operands<'a> {
+    operand: Operand,
+    /// `[rows, K]` of the operand type.
+    values: Cow<'a, Tensor>,
+    /// `[rows]`, of integers.
+    scales: Option<Tensor>,
 }
 
 /// `x` in the operand type of `weight`.
-pub(super) fn operands<'a>(x: &'a Tensor, weight: &Weight) -> Result<Cow<'a, Tensor>> {
-    match operand(x.cuda("matmul")?, weight) {
-        Precision::F32 => elementwise::cast(x, DType::F32),
-        Precision::Bf16 => elementwise::cast(x, DType::BF16),
-    }
+pub(super) fn operands<'a>(x: &'a Tensor, weight: &Weight) -> Result<Operands<'a>> {
+    let operand = Operand::of(x.cuda("matmul")?, weight);
+    let (values, scales) = match operand {
+        Operand::F32 => (elementwise::cast(x, DType::F32)?, None),
+        Operand::Bf16 => (elementwise::cast(x, DType::BF16)?, None),
+        Operand::S8 => {
+            let Quantized { codes, scales } = quantize_rows(x)?;
+            (Cow::Owned(codes), Some(scales))
+        }
+    };
+    Ok(Operands { operand, values, scales })
 }
 
 impl Product<'_> {
     /// How the product is launched.
     pub(super) fn plan(&self) -> Result<Plan> {
         let [matrices, n, k] = self.weight.shape();
-        let operand = operand(self.x.cuda(STEM)?, self.weight);
-        let gated = self.up.is_some();
+        let (operand, gated) = (self.x.operand, self.up.is_some());
         Ok(Plan::new(&Shape { slots: self.slots, matrices, top_k: self.top_k, n, k, gated, operand }))
     }
 
-    /// `[slots, N]`: `F32`, or for a gated product of the operand type.
+    /// `[slots, N]`: `F32`, or for a gated product activations.
     pub(super) fn run(&self, plan: &Plan, groups: Option<&Groups>) -> Result<Tensor> {
         let n = self.weight.rows();
-        let dtype = if self.up.is_some() { self.x.dtype() } else { DType::F32 };
+        let dtype = if self.up.is_some() { self.x.operand.activations() } else { DType::F32 };
         if self.slots * n == 0 {
-            return Tensor::output(&self.x.device(), dtype, &[self.slots, n]);
+            return Tensor::output(&self.x.values.device(), dtype, &[self.slots, n]);
         }
         if plan.splits == 1 {
-            let mut out = Tensor::output(&self.x.device(), dtype, &[self.slots, n])?;
+            let mut out = Tensor::output(&self.x.values.device(), dtype, &[self.slots, n])?;
             self.launch(plan, groups, self.bias, &mut out)?;
             return Ok(out);
         }
         let parts = self.parts(plan, groups)?;
-        let mut out = Tensor::output(&self.x.device(), dtype, &[self.slots, n])?;
+        let mut out = Tensor::output(&self.x.values.device(), dtype, &[self.slots, n])?;
         let mut args = Args::new().tensor(&parts)?;
         let name = match (self.up.is_some(), dtype) {
             (false, _) => {
@@ -155,14 +209,15 @@ impl Product<'_> {
         let args = sizes.into_iter().fold(args.output(&mut out)?, Args::value);
         let grid = [self.slots as u32, (n as u32).div_ceil(FINISH_THREADS), 1];
         let launch = Launch { grid, threads: FINISH_THREADS, shared_bytes: 0 };
-        self.x.cuda(STEM)?.launch(STEM, name, launch, args)?;
+        self.x.values.cuda(STEM)?.launch(STEM, name, launch, args)?;
         Ok(out)
     }
 
     /// The sums of each part of K, `F32` `[splits, slots, N]`, of a gated product `[splits, slots, 2 N]`.
     pub(super) fn parts(&self, plan: &Plan, groups: Option<&Groups>) -> Result<Tensor> {
         let width = if self.up.is_some() { 2 } else { 1 } * self.weight.rows();
-        let mut parts = Tensor::output(&self.x.device(), DType::F32, &[plan.splits, self.slots, width])?;
+        let mut parts =
+            Tensor::output(&self.x.values.device(), DType::F32, &[plan.splits, self.slots, width])?;
         if !parts.is_empty() {
             self.launch(plan, groups, None, &mut parts)?;
         }
@@ -178,10 +233,7 @@ impl Product<'_> {
     ) -> Result<()> {
         let (stored, [_, n, k]) = (Stored::of(self.weight), self.weight.shape());
         let up = self.up.map(Stored::of);
-        let (operand, dtype) = match operand(self.x.cuda(STEM)?, self.weight) {
-            Precision::F32 => (Precision::F32, "f32"),
-            Precision::Bf16 => (Precision::Bf16, "bf16"),
-        };
+        let operand = self.x.operand;
         let problem = Problem {
             slots: self.slots as u32,
             n: n as u32,
@@ -196,11 +248,12 @@ impl Product<'_> {
             scale_columns: k.div_ceil(stored.block_columns) as u32,
             scale_bf16: stored.scales.is_some_and(|s| s.dtype() == DType::BF16).into(),
         };
-        let args = Args::new().tensor(self.x)?;
+        let args = Args::new().tensor(&self.x.values)?;
         let args = args.tensor(self.weight.data())?.optional(stored.scales)?.optional(stored.zeros)?;
         let args = args.optional(self.up.map(Weight::data))?;
         let args = args.optional(up.as_ref().and_then(|u| u.scales))?;
         let args = args.optional(up.as_ref().and_then(|u| u.zeros))?.optional(bias)?;
+        let args = args.optional(self.x.scales.as_ref())?;
         let args = args.optional(groups.map(|g| &g.sorted))?.optional(groups.map(|g| &g.tile_experts))?;
         let args = args.output(out)?.value(problem);
         let launch = Launch {
@@ -208,8 +261,8 @@ impl Product<'_> {
             threads: THREADS,
             shared_bytes: plan.tile.shared_bytes(operand, stored.bits, stored.entries()) as u32,
         };
-        let name = format!("gemm_{}_{dtype}_m{}", stored.name, plan.tile.rows);
-        self.x.cuda(STEM)?.launch(STEM, &name, launch, args)
+        let name = format!("gemm_{}_{}_m{}", stored.name, operand.name(), plan.tile.rows);
+        self.x.values.cuda(STEM)?.launch(STEM, &name, launch, args)
     }
 }
 

@@ -5,7 +5,8 @@ use crate::{Result, Tensor, Weight};
 
 /// `x W^T + bias`, `F32` `[T, N]`.
 pub(crate) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-    let x = &*operands(x, weight)?;
-    let product = Product { x, weight, up: None, bias, slots: x.dim(0), divisor: 1, top_k: 1 };
+    let slots = x.dim(0);
+    let x = &operands(x, weight)?;
+    let product = Product { x, weight, up: None, bias, slots, divisor: 1, top_k: 1 };
     product.run(&product.plan()?, None)
 }

@@ -25,6 +25,7 @@ mod modules;
 pub(crate) mod moe;
 pub(crate) mod norm;
 pub(crate) mod paged_attention;
+mod quantize;
 pub(crate) mod rope;
 pub(crate) mod sample;
 mod staging;

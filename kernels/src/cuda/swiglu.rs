@@ -7,9 +7,10 @@ use crate::{Result, Tensor, Weight};
 /// `silu(x G^T) * (x U^T)`, `[T, I]` in the activation dtype.
 pub(crate) fn swiglu(x: &Tensor, gate: &Weight, up: &Weight) -> Result<Tensor> {
     expect_alike("swiglu", gate, up)?;
-    let x = &*operands(x, gate)?;
+    let slots = x.dim(0);
+    let x = &operands(x, gate)?;
     let (weight, up) = (gate, Some(up));
-    let product = Product { x, weight, up, bias: None, slots: x.dim(0), divisor: 1, top_k: 1 };
+    let product = Product { x, weight, up, bias: None, slots, divisor: 1, top_k: 1 };
     let out = product.run(&product.plan()?, None)?;
     Ok(elementwise::activations(&out)?.into_owned())
 }

@@ -3,7 +3,7 @@
 //! Everything follows from shapes, never from what the routing chose, so that a captured graph stays right. Within one
 //! tile shape the parts of K follow from the weight alone: a row's sum has the same order whatever else is in the batch.
 
-use crate::Precision;
+use super::gemm::Operand;
 
 /// Streaming multiprocessors of an A100: the blocks that it takes to keep one busy.
 const SMS: usize = 108;
@@ -41,7 +41,7 @@ pub(super) struct Shape {
     /// Whether two matrices are multiplied side by side.
     pub(super) gated: bool,
     /// Operand type.
-    pub(super) operand: Precision,
+    pub(super) operand: Operand,
 }
 
 /// How a product is launched.
@@ -61,8 +61,8 @@ pub(super) struct Plan {
 
 impl Tile {
     /// Few rows: what counts is that every weight byte is requested early and once.
-    fn decode(operand: Precision) -> Self {
-        let stages = if operand == Precision::F32 { 3 } else { 4 };
+    fn decode(operand: Operand) -> Self {
+        let stages = if operand == Operand::F32 { 3 } else { 4 };
         Self { rows: 16, columns: 64, depth: 128, stages }
     }
 
@@ -70,9 +70,8 @@ impl Tile {
     const LARGE: Self = Self { rows: 128, columns: 128, depth: 64, stages: 3 };
 
     /// Dynamic shared memory of the kernel for weights of `bits` per element with `entries` words per 32 columns.
-    pub(super) fn shared_bytes(&self, operand: Precision, bits: usize, entries: usize) -> usize {
-        let operand_bytes = if operand == Precision::F32 { 4 } else { 2 };
-        let x = self.rows * self.depth * operand_bytes;
+    pub(super) fn shared_bytes(&self, operand: Operand, bits: usize, entries: usize) -> usize {
+        let x = self.rows * self.depth * operand.bytes();
         let weight = self.columns * self.depth * bits / 8;
         let words = entries * self.columns * (self.depth / GROUP) * 4;
         self.stages * (x + weight + words) + self.rows * 8
@@ -110,7 +109,7 @@ fn choose(shape: &Shape) -> Tile {
         0..=16 => Tile::decode(shape.operand),
         // Float operands are for checks: two tiles are enough.
         17..=64 => Tile::MEDIUM,
-        _ if shape.operand == Precision::F32 || blocks < SMS => Tile::MEDIUM,
+        _ if shape.operand == Operand::F32 || blocks < SMS => Tile::MEDIUM,
         _ => Tile::LARGE,
     }
 }
@@ -126,12 +125,12 @@ mod tests {
     use super::*;
 
     fn dense(slots: usize, n: usize, k: usize) -> Plan {
-        let operand = Precision::Bf16;
+        let operand = Operand::Bf16;
         Plan::new(&Shape { slots, matrices: 1, top_k: 1, n, k, gated: false, operand })
     }
 
     fn experts(tokens: usize, top_k: usize, matrices: usize) -> Plan {
-        let (slots, operand) = (tokens * top_k, Precision::Bf16);
+        let (slots, operand) = (tokens * top_k, Operand::Bf16);
         Plan::new(&Shape { slots, matrices, top_k, n: 2048, k: 7168, gated: true, operand })
     }
 
@@ -172,8 +171,8 @@ mod tests {
     fn every_routing_fits_the_tiles() {
         for (slots, matrices) in [(1, 8), (8, 8), (9, 4), (100, 7), (1000, 3), (4000, 256)] {
             let shape =
-                Shape { slots, matrices, top_k: 1, n: 64, k: 64, gated: false, operand: Precision::Bf16 };
-            for tile in [Tile::decode(Precision::Bf16), Tile::MEDIUM, Tile::LARGE] {
+                Shape { slots, matrices, top_k: 1, n: 64, k: 64, gated: false, operand: Operand::Bf16 };
+            for tile in [Tile::decode(Operand::Bf16), Tile::MEDIUM, Tile::LARGE] {
                 // The worst case: as many matrices as there are have one slot more than full tiles.
                 let used = matrices.min(slots);
                 let mut counts = vec![1; used];
@@ -194,12 +193,12 @@ mod tests {
     fn two_blocks_of_the_smaller_tiles_fit_a_multiprocessor() {
         // 164 KB less 1 KB for each block; FP8 has a scale, INT4 a scale and a zero point per 32 columns.
         for (bits, entries) in [(16, 0), (8, 1), (4, 1), (4, 2)] {
-            for (tile, blocks) in [(Tile::decode(Precision::Bf16), 2), (Tile::MEDIUM, 2), (Tile::LARGE, 1)] {
-                let bytes = tile.shared_bytes(Precision::Bf16, bits, entries) + 1024;
+            for (tile, blocks) in [(Tile::decode(Operand::Bf16), 2), (Tile::MEDIUM, 2), (Tile::LARGE, 1)] {
+                let bytes = tile.shared_bytes(Operand::Bf16, bits, entries) + 1024;
                 assert!(bytes * blocks <= 164 << 10, "{tile:?} of {bits} bits: {bytes}");
             }
         }
-        assert!(Tile::decode(Precision::F32).shared_bytes(Precision::F32, 32, 0) <= 163 << 10);
-        assert!(Tile::MEDIUM.shared_bytes(Precision::F32, 32, 0) <= 163 << 10);
+        assert!(Tile::decode(Operand::F32).shared_bytes(Operand::F32, 32, 0) <= 163 << 10);
+        assert!(Tile::MEDIUM.shared_bytes(Operand::F32, 32, 0) <= 163 << 10);
     }
 }

@@ -7,6 +7,7 @@ mod dense;
 mod moe;
 mod requantize;
 mod sample;
+mod w8a8;
 
 pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope};
 pub use block_copy::copy_blocks;
@@ -14,3 +15,4 @@ pub use dense::{embedding, linear, rms_norm, silu_mul};
 pub use moe::{moe_experts, route};
 pub use requantize::{quant_error, requantize_int8};
 pub use sample::sample;
+pub use w8a8::{linear_w8a8, quantize_rows};

@@ -32,7 +32,8 @@ static void run(const char* name) {
             simt::Fault fault = simt::launch<Kernel>(
                 name, grid, T::kThreads, gemm::Stage<Format, Operand, T>::kSharedBytes, settings, static_cast<const void*>(x.data()), bytes,
                 static_cast<const void*>(scales.data()), zeros, bytes, static_cast<const void*>(scales.data()), zeros,
-                static_cast<const float*>(gated ? nullptr : bias.data()), static_cast<const uint32_t*>(grouped ? sorted.data() : nullptr),
+                static_cast<const float*>(gated ? nullptr : bias.data()), static_cast<const float*>(scales.data()),
+                static_cast<const uint32_t*>(grouped ? sorted.data() : nullptr),
                 static_cast<const uint32_t*>(grouped ? experts.data() : nullptr), static_cast<void*>(out.data()), problem);
             if (fault.error == simt::Error::None) continue;
             fprintf(stderr, "%s\n", fault.text);
@@ -50,6 +51,8 @@ int main() {
     RUN(gemm_bf16_bf16_m64, Bf16, Bf16Operand, Tile64);
     RUN(gemm_int4_bf16_m64, Int4, Bf16Operand, Tile64);
     RUN(gemm_fp8_bf16_m128, Fp8, Bf16Operand, Tile128);
+    RUN(gemm_int8_s8_m16, Int8, int8_t, Tile16);
+    RUN(gemm_int8_s8_m128, Int8, int8_t, Tile128);
     RUN(gemm_f32_f32_m16, F32, float, Tile16Float);
     RUN(gemm_int4_f32_m64, Int4, float, Tile64);
     return failures != 0;
