@@ -155,6 +155,21 @@ fn a_gpu_chooses_the_same_token_from_a_real_vocabulary() {
     }
 }
 
+/// One token and a long tail that weighs as much: thousands of small masses add up, with every carry.
+#[test]
+fn a_gpu_adds_up_a_long_tail() {
+    let gpu = soft_gpu();
+    let (mut random, vocab) = (Random::new(4), 4000);
+    let (mut row, mut batch) = (random.normals(vocab, 0.1), SampleBatch::default());
+    row.iter_mut().for_each(|logit| *logit -= (vocab as f32).ln());
+    row[7] = 0.0;
+    for i in 0..4 {
+        batch.push(SampleParams { random: (i << 62) + (1 << 61), top_p: 0.9, ..filters() }, &[]);
+    }
+    let logits = row.repeat(4);
+    same(&run(&gpu.device(Precision::F32), &logits, &batch), &run(&Device::Cpu, &logits, &batch));
+}
+
 fn filters() -> SampleParams {
     SampleParams { temperature: 1.0, logprob: 1, ..Default::default() }
 }
