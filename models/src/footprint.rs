@@ -4,6 +4,7 @@
 use checkpoint::{Checkpoint, ModelConfig};
 use kernels::DType;
 
+use crate::Result;
 use crate::layers::{KvLayout, LayerKv};
 
 /// What the largest rank keeps in memory.
@@ -20,13 +21,16 @@ pub struct Footprint {
 impl Footprint {
     /// The footprint of the largest of `ranks` ranks, for steps of at most `step_tokens` tokens and a cache of
     /// `kv_dtype`.
-    pub fn new(checkpoint: &Checkpoint, ranks: usize, kv_dtype: DType, step_tokens: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`crate::ModelError::Step`] for a dtype that the cache cannot have.
+    pub fn new(checkpoint: &Checkpoint, ranks: usize, kv_dtype: DType, step_tokens: usize) -> Result<Self> {
         let config = checkpoint.config();
-        Self {
+        Ok(Self {
             weight_bytes: weight_bytes(checkpoint, ranks as u64),
-            kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype) as u64,
+            kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype)? as u64,
             step_bytes: step_bytes(config, ranks as u64, step_tokens as u64),
-        }
+        })
     }
 }
 
@@ -74,7 +78,7 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64) -> u64 {
     checkpoint.names().map(kept).sum()
 }
 
-fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> usize {
+fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> Result<usize> {
     let of_rank = |layer: &LayerKv| match *layer {
         LayerKv::Gqa { num_kv_heads, head_dim } => {
             LayerKv::Gqa { num_kv_heads: num_kv_heads.div_ceil(ranks), head_dim }

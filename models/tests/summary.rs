@@ -87,11 +87,12 @@ fn parameters_of_the_released_models() {
 
 #[test]
 fn kv_bytes_of_the_released_models() {
-    let bytes = |json: Value| kv_layout(&config(&json)).bytes_per_token(DType::BF16);
+    let bytes = |json: Value| kv_layout(&config(&json)).bytes_per_token(DType::BF16).unwrap();
     assert_eq!(bytes(v2_lite()), 31_104);
     assert_eq!(bytes(v2()), 69_120);
     assert_eq!(bytes(v3()), 70_272);
-    assert_eq!(mtp_kv_layout(&config(&v3())).bytes_per_token(DType::BF16), 1152);
+    assert_eq!(mtp_kv_layout(&config(&v3())).bytes_per_token(DType::BF16).unwrap(), 1152);
+    assert_eq!(mtp_kv_layout(&config(&v3())).bytes_per_token(DType::F8E4M3).unwrap(), 656);
     // R1-Distill-Llama-8B: 32 layers of 8 key heads of 128 channels, keys and values.
     let distill = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",

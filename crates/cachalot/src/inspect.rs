@@ -57,7 +57,8 @@ impl Inspection {
     /// default element type.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] for files that are missing, damaged or of an unsupported kind.
+    /// [`Error::Checkpoint`] for files that are missing, damaged or of an unsupported kind, [`Error::Model`] for an
+    /// element type that the model's cache cannot have.
     pub fn of(
         source: &ModelSource,
         kv_dtype: Option<DType>,
@@ -75,7 +76,7 @@ impl Inspection {
         let format =
             opened.tokenizer().and_then(|tokenizer| PromptFormat::of(&tokenizer, &common.model_type));
         let dtype = kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
-        let bytes_per_token = models::kv_layout(config).bytes_per_token(dtype) as u64;
+        let bytes_per_token = models::kv_layout(config).bytes_per_token(dtype)? as u64;
         Ok(Self {
             model: opened.name.clone(),
             architecture: common.architecture.clone(),

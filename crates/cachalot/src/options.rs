@@ -13,7 +13,7 @@ pub struct LoadOptions {
     /// Tokens of context per sequence; `None` takes the model's own, at most
     /// [`engine::DEFAULT_CONTEXT_LEN`].
     pub context_len: Option<usize>,
-    /// Element type of the KV cache (`F32` or `BF16`); `None` follows the checkpoint.
+    /// Element type of the KV cache (`F32`, `BF16`, or `F8E4M3` for latent caches); `None` follows the checkpoint.
     pub kv_dtype: Option<DType>,
     /// Sequences of full length that may be in work or kept by chats at once.
     pub max_sequences: usize,

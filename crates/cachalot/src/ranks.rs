@@ -71,7 +71,7 @@ pub(crate) fn plan(
             device: device.to_string(),
             free_bytes: free as u64,
             total_bytes: total as u64,
-            footprint: Footprint::new(checkpoint, devices.len(), kv_dtype, step_tokens),
+            footprint: Footprint::new(checkpoint, devices.len(), kv_dtype, step_tokens)?,
             kv_tokens: kv_tokens as u64,
         };
         if tightest.as_ref().is_none_or(|other: &MemoryPlan| plan.free_bytes < other.free_bytes) {
@@ -80,8 +80,9 @@ pub(crate) fn plan(
     }
     if let Some(plan) = &tightest {
         plan.check(devices.len(), |ranks| {
-            let footprint = Footprint::new(checkpoint, ranks, kv_dtype, step_tokens);
-            MemoryPlan { footprint, ..plan.clone() }.needed_bytes() <= plan.free_bytes
+            Footprint::new(checkpoint, ranks, kv_dtype, step_tokens).is_ok_and(|footprint| {
+                MemoryPlan { footprint, ..plan.clone() }.needed_bytes() <= plan.free_bytes
+            })
         })?;
     }
     Ok(tightest)

@@ -199,6 +199,12 @@ fn inspect_tells_sizes_without_loading() {
     assert!(demo.contains("deepseek_v3") && demo.contains("KV cache"), "{demo}");
     let bf16 = run(&["inspect", "--json", "--kv-dtype", "bf16", &fixture("deepseek_v3")]);
     assert!(stdout(&bf16).contains("\"BF16\""));
+    let fp8 = stdout(&run(&["inspect", "--json", "--kv-dtype", "fp8", &fixture("deepseek_v3")]));
+    let fp8: Value = serde_json::from_str(&fp8).unwrap();
+    // 32 bytes, one scale, 16 bf16, filled up to a multiple of 16.
+    assert_eq!(fp8["kv_cache"]["bytes_per_token"], 4 * 80);
+    let llama = run(&["inspect", "--kv-dtype", "fp8", &fixture("llama3_distill")]);
+    assert!(stderr(&llama).contains("F8_E4M3 for latent rows"), "{}", stderr(&llama));
 }
 
 #[test]

@@ -26,8 +26,8 @@ pub const RANK_DEADLINE: Duration = Duration::from_secs(120);
 pub struct EngineOptions {
     /// Positions a sequence may reach; `None` takes the model's own, at most [`DEFAULT_CONTEXT_LEN`].
     pub context_len: Option<usize>,
-    /// Element type of the KV cache, `F32` or `BF16`; `None` takes `F32` for checkpoints stored in single precision
-    /// and `BF16` for all others.
+    /// Element type of the KV cache, `F32`, `BF16`, or `F8_E4M3` for latent (MLA) caches; `None` takes `F32` for
+    /// checkpoints stored in single precision and `BF16` for all others.
     pub kv_dtype: Option<DType>,
     /// Tokens per KV block.
     pub block_size: usize,
@@ -78,8 +78,8 @@ impl EngineOptions {
     /// [`EngineError::Options`] for a size out of range.
     pub fn sizes(&self, common: &CommonConfig) -> Result<Sizes, EngineError> {
         let kv_dtype = self.kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
-        if !matches!(kv_dtype, DType::F32 | DType::BF16) {
-            return Err(EngineError::options("kv_dtype", "F32 or BF16", kv_dtype));
+        if !matches!(kv_dtype, DType::F32 | DType::BF16 | DType::F8E4M3) {
+            return Err(EngineError::options("kv_dtype", "F32, BF16 or F8_E4M3", kv_dtype));
         }
         let fields = [("prefill_chunk", self.prefill_chunk), ("max_sequences", self.max_sequences)];
         if let Some((field, found)) = fields.into_iter().find(|(_, size)| *size == 0) {
@@ -137,9 +137,10 @@ impl Engine {
         let common = ranks[0].model.config().common();
         let vocab_size = common.vocab_size;
         let Sizes { kv_dtype, context_len, .. } = options.sizes(common)?;
+        let row_bytes = |rank: &Rank| rank.model.kv_layout().bytes_per_token(kv_dtype);
+        let token_bytes: usize = ranks.iter().map(row_bytes).sum::<Result<_, _>>()?;
         let blocks = context_len.div_ceil(options.block_size.max(1)).saturating_mul(options.max_sequences);
         let allocator = BlockAllocator::new(blocks, options.block_size)?;
-        let token_bytes: usize = ranks.iter().map(|r| r.model.kv_layout().bytes_per_token(kv_dtype)).sum();
         let needed_bytes = (token_bytes as u64).saturating_mul(allocator.capacity() as u64);
         // A GPU's memory is planned before the weights are loaded (`MemoryPlan`).
         let on_cpu = ranks[0].device == Device::Cpu;

@@ -65,6 +65,18 @@ fn chunks_do_not_change_the_tokens() {
 }
 
 #[test]
+fn a_cache_of_packed_rows_generates_the_same_in_chunks() {
+    let with = |prefill_chunk| {
+        let kv_dtype = Some(DType::F8E4M3);
+        let sizes = EngineOptions { context_len: Some(96), prefill_chunk, ..Default::default() };
+        engine_with(&EngineOptions { kv_dtype, poison_cache: true, ..sizes }).unwrap()
+    };
+    let whole = generate(&with(64), request(40, 12, SamplingParams::greedy()));
+    assert_eq!(whole.len(), 12);
+    assert_eq!(generate(&with(7), request(40, 12, SamplingParams::greedy())), whole);
+}
+
+#[test]
 fn prefill_reports_each_chunk() {
     let engine = engine(16, 1);
     let mut generation = engine.generate(request(40, 2, SamplingParams::greedy())).unwrap();

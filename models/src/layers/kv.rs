@@ -3,7 +3,7 @@
 //! Which block belongs to which sequence is the scheduler's business; here a block is only a row range, the same in
 //! every layer.
 
-use kernels::{DType, Device, Tensor};
+use kernels::{DType, Device, Fp8Row, Tensor};
 
 use crate::{ModelError, Result};
 
@@ -34,6 +34,21 @@ impl LayerKv {
             Self::Gqa { num_kv_heads, head_dim } => 2 * num_kv_heads * head_dim,
         }
     }
+
+    /// What a row of the cache is made of when its elements are of `dtype`: the tensor's dtype, and how many. Latent
+    /// rows in `F8_E4M3` are packed bytes ([`Fp8Row`]).
+    ///
+    /// # Errors
+    /// [`ModelError::Step`] for a dtype that the layer's cache cannot have.
+    pub fn row(&self, dtype: DType) -> Result<(DType, usize)> {
+        match (*self, dtype) {
+            (_, DType::F32 | DType::BF16) => Ok((dtype, self.row_width())),
+            (Self::Mla { kv_lora_rank, qk_rope_head_dim }, DType::F8E4M3) => {
+                Ok((DType::U8, Fp8Row { kv_lora_rank, qk_rope_head_dim }.bytes()))
+            }
+            _ => Err(ModelError::step("kv dtype", "F32, BF16, or F8_E4M3 for latent rows", dtype)),
+        }
+    }
 }
 
 /// What every layer caches, in layer order. The MTP layers have a layout of their own ([`crate::Mtp::kv_layout`]).
@@ -45,12 +60,15 @@ pub struct KvLayout {
 
 impl KvLayout {
     /// Bytes that one token costs over all layers, with elements of `dtype`.
-    pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        self.layers.iter().map(LayerKv::row_width).sum::<usize>() * dtype.size()
+    ///
+    /// # Errors
+    /// [`ModelError::Step`] for a dtype that a layer's cache cannot have.
+    pub fn bytes_per_token(&self, dtype: DType) -> Result<usize> {
+        self.layers.iter().map(|kv| kv.row(dtype).map(|(stored, width)| stored.size() * width)).sum()
     }
 }
 
-/// One tensor `[num_blocks, block_size, row_width]` per layer.
+/// One tensor `[num_blocks, block_size, row]` per layer.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<Tensor>,
@@ -60,7 +78,8 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// A zeroed cache of `num_blocks * block_size` rows per layer, with elements of `dtype` (`F32` or `BF16`).
+    /// A zeroed cache of `num_blocks * block_size` rows per layer, with elements of `dtype`: `F32`, `BF16`, or
+    /// `F8_E4M3` where all layers cache latent rows.
     ///
     /// # Errors
     /// [`ModelError::Step`] for any other dtype or an empty block.
@@ -71,7 +90,9 @@ impl KvCache {
         block_size: usize,
         dtype: DType,
     ) -> Result<Self> {
-        Self::build(layout, [num_blocks, block_size], dtype, |shape| Ok(Tensor::zeros(device, dtype, shape)?))
+        Self::build(layout, [num_blocks, block_size], dtype, |stored, shape| {
+            Ok(Tensor::zeros(device, stored, shape)?)
+        })
     }
 
     /// As [`KvCache::new`], with every element NaN: whoever reads a row that was never written gets NaN logits.
@@ -83,9 +104,9 @@ impl KvCache {
         block_size: usize,
         dtype: DType,
     ) -> Result<Self> {
-        Self::build(layout, [num_blocks, block_size], dtype, |shape| {
-            // All bits set is a NaN in F32 and in BF16.
-            Ok(Tensor::filled(device, dtype, shape, 0xFF)?)
+        Self::build(layout, [num_blocks, block_size], dtype, |stored, shape| {
+            // All bits set is a NaN in each of the formats.
+            Ok(Tensor::filled(device, stored, shape, 0xFF)?)
         })
     }
 
@@ -93,15 +114,15 @@ impl KvCache {
         layout: &KvLayout,
         [num_blocks, block_size]: [usize; 2],
         dtype: DType,
-        tensor: impl Fn(&[usize]) -> Result<Tensor>,
+        tensor: impl Fn(DType, &[usize]) -> Result<Tensor>,
     ) -> Result<Self> {
-        if !matches!(dtype, DType::F32 | DType::BF16) {
-            return Err(ModelError::step("kv dtype", "F32 or BF16", dtype));
-        }
         if block_size == 0 {
             return Err(ModelError::step("kv block_size", "at least 1", block_size));
         }
-        let layers = layout.layers.iter().map(|kv| tensor(&[num_blocks, block_size, kv.row_width()]));
+        let layers = layout.layers.iter().map(|kv| {
+            let (stored, width) = kv.row(dtype)?;
+            tensor(stored, &[num_blocks, block_size, width])
+        });
         Ok(Self { layers: layers.collect::<Result<_>>()?, num_blocks, block_size, dtype })
     }
 

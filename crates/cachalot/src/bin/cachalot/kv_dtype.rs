@@ -10,6 +10,8 @@ pub(crate) enum KvDtype {
     F32,
     /// bfloat16: half the memory.
     Bf16,
+    /// 8-bit floats with a scale per 128 channels, for latent (MLA) caches: 656 bytes a layer where bf16 takes 1152.
+    Fp8,
 }
 
 impl From<KvDtype> for DType {
@@ -17,6 +19,7 @@ impl From<KvDtype> for DType {
         match dtype {
             KvDtype::F32 => Self::F32,
             KvDtype::Bf16 => Self::BF16,
+            KvDtype::Fp8 => Self::F8E4M3,
         }
     }
 }
