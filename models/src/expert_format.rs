@@ -174,7 +174,7 @@ pub fn int8_report(
 }
 
 /// Of `model.layers.3.mlp.experts.17.up_proj.weight`: layer 3, expert 17, `model.layers.3.mlp.experts.*.up_proj`.
-fn expert_matrix(name: &str) -> Option<(usize, usize, String)> {
+pub(crate) fn expert_matrix(name: &str) -> Option<(usize, usize, String)> {
     let (prefix, rest) = name.strip_suffix(".weight")?.split_once(".experts.")?;
     let (expert, projection) = rest.split_once('.')?;
     let layer = prefix.split('.').find_map(|part| part.parse().ok())?;

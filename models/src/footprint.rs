@@ -1,16 +1,17 @@
 //! [`Footprint`]: the memory that one rank's part of a model takes, from the config and the headers alone: a plan is
 //! made, and a model that does not fit is refused, before a byte of weights is read.
 
-use checkpoint::{Checkpoint, ModelConfig};
+use checkpoint::{Checkpoint, ModelConfig, TensorInfo};
 use kernels::DType;
 
-use crate::Result;
+use crate::expert_format::expert_matrix;
 use crate::layers::{KvLayout, LayerKv};
+use crate::{ExpertFormat, Result};
 
 /// What the largest rank keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// Weights, MTP and scales included, as they are stored. Norms and routers are widened to `F32`.
+    /// Weights, MTP and scales included, as they are kept. Norms and routers are widened to `F32`.
     pub weight_bytes: u64,
     /// KV cache per token over all layers.
     pub kv_bytes_per_token: u64,
@@ -20,14 +21,20 @@ pub struct Footprint {
 
 impl Footprint {
     /// The footprint of the largest of `ranks` ranks, for steps of at most `step_tokens` tokens and a cache of
-    /// `kv_dtype`.
+    /// `kv_dtype`, with routed experts in the form of `experts`: where that depends on what they lose, the larger one.
     ///
     /// # Errors
     /// [`crate::ModelError::Step`] for a dtype that the cache cannot have.
-    pub fn new(checkpoint: &Checkpoint, ranks: usize, kv_dtype: DType, step_tokens: usize) -> Result<Self> {
+    pub fn new(
+        checkpoint: &Checkpoint,
+        ranks: usize,
+        kv_dtype: DType,
+        step_tokens: usize,
+        experts: ExpertFormat,
+    ) -> Result<Self> {
         let config = checkpoint.config();
         Ok(Self {
-            weight_bytes: weight_bytes(checkpoint, ranks as u64),
+            weight_bytes: weight_bytes(checkpoint, ranks as u64, experts),
             kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype)? as u64,
             step_bytes: step_bytes(config, ranks as u64, step_tokens as u64),
         })
@@ -60,14 +67,15 @@ fn share(name: &str) -> Share {
     }
 }
 
-fn weight_bytes(checkpoint: &Checkpoint, ranks: u64) -> u64 {
+fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u64 {
     let key_heads = match checkpoint.config() {
         ModelConfig::Llama(config) => config.common.num_key_value_heads as u64,
         ModelConfig::Deepseek(config) => config.common.num_attention_heads as u64,
     };
     let kept = |name: &str| {
         let Some(info) = checkpoint.info(name) else { return 0 };
-        let bytes = info.size_bytes as u64;
+        let bytes =
+            if expert_matrix(name).is_some() { expert_bytes(info, experts) } else { info.size_bytes as u64 };
         match share(name) {
             Share::Widened => info.shape.iter().product::<usize>() as u64 * 4,
             Share::Whole => bytes,
@@ -76,6 +84,22 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64) -> u64 {
         }
     };
     checkpoint.names().map(kept).sum()
+}
+
+/// A matrix of a routed expert in the form that it is kept in. The scales it came with are counted in any case: they are
+/// few.
+fn expert_bytes(info: &TensorInfo, experts: ExpertFormat) -> u64 {
+    let stored = info.size_bytes as u64;
+    let elements: usize = info.shape.iter().product();
+    // A scale per row.
+    let int8 = (elements + 4 * info.shape.first().unwrap_or(&0)) as u64;
+    match experts {
+        ExpertFormat::AsStored => stored,
+        ExpertFormat::Int8 => int8,
+        // FP8 has as many bytes as elements.
+        ExpertFormat::Auto if stored == elements as u64 => stored.max(int8),
+        ExpertFormat::Auto => stored,
+    }
 }
 
 fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> Result<usize> {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use checkpoint::Checkpoint;
 use comm::Solo;
-use kernels::Device;
 use kernels::ops::Int8Scales;
-use models::{ExpertFormat, Model, int8_report, load_with_experts};
+use kernels::{DType, Device};
+use models::{ExpertFormat, Footprint, Model, int8_report, load_with_experts};
 use support::{argmax, load, prompt_logits};
 use testkit::Fixture;
 
@@ -125,5 +125,24 @@ fn ranks_requantise_their_slices() {
     for rank in logits {
         let apart = relative_rms(&rank, &whole);
         assert!(apart < 0.03, "{apart}");
+    }
+}
+
+#[test]
+fn the_footprint_counts_experts_as_they_are_kept() {
+    for (name, experts) in [
+        ("deepseek_v3_bf16", ExpertFormat::AsStored),
+        ("deepseek_v3_bf16", ExpertFormat::Int8),
+        ("deepseek_v3_bf16", ExpertFormat::Auto),
+        ("deepseek_v3_fp8", ExpertFormat::Int8),
+        ("deepseek_v3_fp8", ExpertFormat::Auto),
+    ] {
+        let checkpoint = Fixture::open(name).checkpoint();
+        let kept = load_as(&checkpoint, experts).weight_bytes() as f64;
+        let planned = Footprint::new(&checkpoint, 1, DType::BF16, 16, experts).unwrap().weight_bytes as f64;
+        assert!(
+            (1.0..1.01).contains(&(planned / kept)),
+            "{name} {experts:?}: planned {planned}, kept {kept}"
+        );
     }
 }

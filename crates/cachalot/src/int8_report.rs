@@ -132,8 +132,9 @@ mod tests {
         let text = table.to_string();
         assert!(table.stacks.len() >= 3 && table.stacks.len().is_multiple_of(3), "{text}");
         for row in &table.stacks {
-            for cost in [&row.per_row, &row.per_block] {
-                assert!(cost.worst_relative_rms < 0.01 && cost.worst_relative_rms > 0.002, "{text}");
+            // A block has one outlier for all of its rows.
+            for (cost, limit) in [(&row.per_row, 0.01), (&row.per_block, 0.0125)] {
+                assert!(cost.worst_relative_rms < limit && cost.worst_relative_rms > 0.002, "{text}");
                 assert!(cost.mean_relative_rms <= cost.worst_relative_rms && cost.lossless == 0, "{text}");
                 assert!(cost.max_abs > 0.0, "{text}");
             }

@@ -94,7 +94,7 @@ impl LanguageModel {
             progress(Progress::Notice(notice));
         }
         let sizes = engine_options.sizes(checkpoint.config().common())?;
-        if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes)? {
+        if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes, options.experts)? {
             progress(Progress::Notice(plan.to_string()));
         }
         let experts = options.experts;

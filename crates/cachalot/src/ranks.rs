@@ -62,8 +62,13 @@ pub(crate) fn plan(
     checkpoint: &Checkpoint,
     devices: &[Device],
     sizes: &Sizes,
+    experts: Option<ExpertFormat>,
 ) -> Result<Option<MemoryPlan>, Error> {
     let Sizes { kv_dtype, kv_tokens, step_tokens, .. } = *sizes;
+    let footprint = |ranks, device: &Device| {
+        let experts = experts.unwrap_or_else(|| ExpertFormat::default_for(device));
+        Footprint::new(checkpoint, ranks, kv_dtype, step_tokens, experts)
+    };
     let mut tightest = None;
     for device in devices {
         let Some((free, total)) = device.memory_info()? else { return Ok(None) };
@@ -71,21 +76,19 @@ pub(crate) fn plan(
             device: device.to_string(),
             free_bytes: free as u64,
             total_bytes: total as u64,
-            footprint: Footprint::new(checkpoint, devices.len(), kv_dtype, step_tokens)?,
+            footprint: footprint(devices.len(), device)?,
             kv_tokens: kv_tokens as u64,
         };
-        if tightest.as_ref().is_none_or(|other: &MemoryPlan| plan.free_bytes < other.free_bytes) {
-            tightest = Some(plan);
+        if tightest.as_ref().is_none_or(|(other, _): &(MemoryPlan, _)| plan.free_bytes < other.free_bytes) {
+            tightest = Some((plan, device));
         }
     }
-    if let Some(plan) = &tightest {
-        plan.check(devices.len(), |ranks| {
-            Footprint::new(checkpoint, ranks, kv_dtype, step_tokens).is_ok_and(|footprint| {
-                MemoryPlan { footprint, ..plan.clone() }.needed_bytes() <= plan.free_bytes
-            })
-        })?;
-    }
-    Ok(tightest)
+    let Some((plan, device)) = tightest else { return Ok(None) };
+    plan.check(devices.len(), |ranks| {
+        footprint(ranks, device)
+            .is_ok_and(|footprint| MemoryPlan { footprint, ..plan.clone() }.needed_bytes() <= plan.free_bytes)
+    })?;
+    Ok(Some(plan))
 }
 
 /// The progress of all ranks when rank `index` of `size` has come as far as `done`, in sizes of one checkpoint.

@@ -8,7 +8,7 @@ use checkpoint::Checkpoint;
 use comm::Solo;
 use engine::{Engine, EngineOptions, LogitRows, Rank, Request, SamplingParams, Step};
 use kernels::{CudaOptions, DType, Device, Precision};
-use models::{Footprint, StepContext};
+use models::{ExpertFormat, Footprint, StepContext};
 use testkit::{Fixture, soft_gpu};
 
 fn device(precision: Precision) -> Device {
@@ -80,7 +80,7 @@ fn nothing_is_allocated_while_decoding_and_the_plan_holds() {
     );
 
     let checkpoint = Checkpoint::open(Fixture::open("deepseek_v3").dir()).unwrap();
-    let footprint = Footprint::new(&checkpoint, 1, DType::BF16, 40).unwrap();
+    let footprint = Footprint::new(&checkpoint, 1, DType::BF16, 40, ExpertFormat::AsStored).unwrap();
     let kept = engine.model().weight_bytes() as f64;
     let planned = footprint.weight_bytes as f64;
     assert!((planned / kept - 1.0).abs() < 0.01, "planned {planned}, kept {kept}");
