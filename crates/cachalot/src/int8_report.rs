@@ -133,7 +133,7 @@ mod tests {
         assert!(table.stacks.len() >= 3 && table.stacks.len().is_multiple_of(3), "{text}");
         for row in &table.stacks {
             // A block has one outlier for all of its rows.
-            for (cost, limit) in [(&row.per_row, 0.01), (&row.per_block, 0.0125)] {
+            for (cost, limit) in [(&row.per_row, 0.01), (&row.per_block, 0.02)] {
                 assert!(cost.worst_relative_rms < limit && cost.worst_relative_rms > 0.002, "{text}");
                 assert!(cost.mean_relative_rms <= cost.worst_relative_rms && cost.lossless == 0, "{text}");
                 assert!(cost.max_abs > 0.0, "{text}");
