@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use engine::{
-    Engine, EngineError, EngineOptions, FinishReason, Generation, Rank, Request, SamplingParams, Step,
+    Engine, EngineError, EngineOptions, FinishReason, Generation, LogitRows, Rank, Request, SamplingParams,
+    Step,
 };
 use kernels::{DType, Device};
+use models::StepContext;
 use testkit::Fixture;
 
 fn engine_with(options: &EngineOptions) -> Result<Arc<Engine>, EngineError> {
@@ -74,6 +76,25 @@ fn a_cache_of_packed_rows_generates_the_same_in_chunks() {
     let whole = generate(&with(64), request(40, 12, SamplingParams::greedy()));
     assert_eq!(whole.len(), 12);
     assert_eq!(generate(&with(7), request(40, 12, SamplingParams::greedy())), whole);
+}
+
+/// Three bits of mantissa where BF16 has seven: sixteen times its error, and no more.
+#[test]
+fn packed_rows_cost_what_their_bits_do() {
+    let logits = |kv_dtype| {
+        let options = EngineOptions { kv_dtype: Some(kv_dtype), context_len: Some(96), ..Default::default() };
+        let engine = engine_with(&options).unwrap();
+        let mut ctx = StepContext::new(engine.device());
+        let step = engine.extend(&mut ctx, &mut engine.sequence(), &prompt(40), LogitRows::All).unwrap();
+        step.logits.unwrap().to_vec_f32()
+    };
+    let exact = logits(DType::F32);
+    let off = |kv_dtype| -> f64 {
+        let squares = exact.iter().zip(logits(kv_dtype)).map(|(a, b)| f64::from(a - b) * f64::from(a - b));
+        squares.sum::<f64>().sqrt()
+    };
+    let ratio = off(DType::F8E4M3) / off(DType::BF16);
+    assert!((8.0..32.0).contains(&ratio), "{ratio}");
 }
 
 #[test]
