@@ -1,6 +1,6 @@
 //! The one error type of the scheduler.
 
-/// Why blocks could not be handed out, or what is wrong with the books.
+/// Why blocks could not be handed out, why a sequence was not taken in, or what is wrong with the books.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchedulerError {
@@ -14,6 +14,16 @@ pub enum SchedulerError {
         /// The value that came.
         found: usize,
     },
+    /// An option out of range.
+    #[error("scheduler: {field} is {found}, expected at least {min}")]
+    Option {
+        /// Name of the option.
+        field: &'static str,
+        /// The least value that works with the other options.
+        min: usize,
+        /// The value that came.
+        found: usize,
+    },
     /// Fewer free blocks than a table needs. Nothing was taken.
     #[error("the KV pool is full: {needed} more blocks needed, {free} of {total} are free")]
     OutOfBlocks {
@@ -24,11 +34,53 @@ pub enum SchedulerError {
         /// Blocks of the pool.
         total: usize,
     },
+    /// As many sequences wait as may.
+    #[error("the queue is full: {waiting} sequences wait already")]
+    QueueFull {
+        /// Sequences that wait.
+        waiting: usize,
+    },
+    /// A sequence that does not fit the pool even if it runs alone.
+    #[error("the sequence may grow to {needed} blocks, the KV pool has {total}")]
+    TooLong {
+        /// Blocks of its prompt and all its tokens.
+        needed: usize,
+        /// Blocks of the pool.
+        total: usize,
+    },
+    /// More siblings than sequences may run at once.
+    #[error("{found} sequences of one prompt, at most {max} may run at once")]
+    TooManySiblings {
+        /// The sequence and its siblings.
+        found: usize,
+        /// `max_num_seqs`.
+        max: usize,
+    },
+    /// A prompt without a token: nothing to compute a next token from.
+    #[error("the prompt of sequence {id} is empty")]
+    EmptyPrompt {
+        /// The sequence.
+        id: u64,
+    },
+    /// A name that a living sequence has already.
+    #[error("sequence {id} is alive already")]
+    Duplicate {
+        /// The sequence.
+        id: u64,
+    },
     /// A block that is free and held at once, free twice, or neither: a bug of ours.
     #[error("block pool integrity: block {block} is {found}")]
     Integrity {
         /// The physical block.
         block: u32,
+        /// Its state in words.
+        found: &'static str,
+    },
+    /// The books about a sequence contradict each other: a bug of ours.
+    #[error("scheduler integrity: sequence {id} is {found}")]
+    Books {
+        /// The sequence.
+        id: u64,
         /// Its state in words.
         found: &'static str,
     },

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::SchedulerError;
-use crate::allocator::Pool;
+use crate::pool::Pool;
 
 /// The physical blocks of one sequence, in order. Key `i` lies in row `i % block_size` of block
-/// `blocks()[i / block_size]`. Dropping the table returns every block to its pool.
+/// `blocks()[i / block_size]`. The table is a holder of each; dropping it gives every block back to its pool.
 #[derive(Debug)]
 pub struct BlockTable {
     pool: Arc<Pool>,
@@ -17,6 +17,12 @@ pub struct BlockTable {
 impl BlockTable {
     pub(crate) fn new(pool: Arc<Pool>) -> Self {
         Self { pool, blocks: Vec::new(), num_tokens: 0 }
+    }
+
+    /// A table of blocks that already count it as a holder.
+    pub(crate) fn of(pool: Arc<Pool>, blocks: Vec<u32>) -> Self {
+        let num_tokens = blocks.len() * pool.block_size();
+        Self { pool, blocks, num_tokens }
     }
 
     /// Makes room for `num_tokens` tokens in all. A smaller number than now changes nothing.
@@ -51,6 +57,22 @@ impl BlockTable {
     /// Tokens the table has room for by request; at most `blocks().len() * block_size`.
     pub fn num_tokens(&self) -> usize {
         self.num_tokens
+    }
+
+    /// A second holder of the same blocks.
+    pub(crate) fn fork(&self) -> Self {
+        self.pool.share(&self.blocks);
+        Self { pool: Arc::clone(&self.pool), blocks: self.blocks.clone(), num_tokens: self.num_tokens }
+    }
+
+    /// Puts the one block of `other` in the place of block `index`, and that one into `other`.
+    pub(crate) fn swap(&mut self, index: usize, other: &mut Self) {
+        std::mem::swap(&mut self.blocks[index], &mut other.blocks[0]);
+    }
+
+    /// Makes the whole blocks of `tokens` findable under `salt`; the first `known` are already.
+    pub(crate) fn publish(&mut self, salt: u64, tokens: &[u32], known: usize) {
+        self.pool.publish(salt, tokens, known, &mut self.blocks);
     }
 }
 

@@ -1,0 +1,62 @@
+//! [`Scheduler::commit`] and [`Scheduler::abort`]: how a step ends.
+
+use std::collections::HashMap;
+
+use crate::plan::{Flight, FlightChunk, Plan};
+use crate::{Scheduler, SequenceId};
+
+impl Scheduler {
+    /// The plan was carried out: the keys of its tokens are in the cache, and these tokens follow. Who was to sample
+    /// and is not in `sampled` computes its last token again, and samples then. Tokens for sequences that ended
+    /// meanwhile are ignored, and so is a plan that is not the current one.
+    pub fn commit(&mut self, plan: Plan, sampled: &[(SequenceId, u32)]) {
+        let Some(flight) = self.flight.take_if(|flight| flight.step == plan.step) else { return };
+        let sampled: HashMap<SequenceId, u32> = sampled.iter().copied().collect();
+        for chunk in &flight.chunks {
+            self.commit_chunk(chunk, &sampled);
+        }
+    }
+
+    /// The plan failed: nothing was computed, and the same work is due again. Preempted sequences stay so. A plan that
+    /// is not the current one is ignored.
+    pub fn abort(&mut self, plan: Plan) {
+        if self.flight.as_ref().is_some_and(|flight| flight.step == plan.step) {
+            self.abort_flight();
+        }
+    }
+
+    /// Undoes the copies of the plan under way, if any, and lets go of what it held.
+    pub(crate) fn abort_flight(&mut self) {
+        let Some(Flight { chunks, copies, .. }) = self.flight.take() else { return };
+        for mut copy in copies {
+            if let Some(sequence) = self.sequences.get_mut(&copy.ticket) {
+                sequence.table.swap(copy.index, &mut copy.from);
+            }
+        }
+        for chunk in chunks {
+            if let Some(sequence) = self.sequences.get_mut(&chunk.ticket) {
+                sequence.in_flight = false;
+            }
+        }
+    }
+
+    fn commit_chunk(&mut self, chunk: &FlightChunk, sampled: &HashMap<SequenceId, u32>) {
+        let (publish, size) = (self.options.prefix_cache, self.blocks.block_size());
+        let Some(sequence) = self.sequences.get_mut(&chunk.ticket) else { return };
+        sequence.in_flight = false;
+        sequence.computed_to(chunk.end, publish, size);
+        if !chunk.samples {
+            sequence.done = sequence.prefill_only && sequence.remaining() == 0;
+            return;
+        }
+        let parting = sequence.members.split_off(1);
+        let siblings: Vec<_> = parting.into_iter().map(|member| sequence.fork(member)).collect();
+        sequence.accept(sampled, size);
+        for mut sibling in siblings {
+            sibling.accept(sampled, size);
+            self.running.insert(sibling.ticket);
+            self.tickets.extend(sibling.members.iter().map(|member| (member.id, sibling.ticket)));
+            self.sequences.insert(sibling.ticket, sibling);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! [`SequenceSpec`], what a caller asks for, and [`Sequence`], where it stands.
+
+use std::collections::HashMap;
+
+use crate::BlockTable;
+
+/// A caller's name for a sequence, unique among the living.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub u64);
+
+/// Whom computed tokens are charged to. Owners share the machine equally.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OwnerId(pub u64);
+
+/// A sequence to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SequenceSpec {
+    /// Its name.
+    pub id: SequenceId,
+    /// Whom it is charged to.
+    pub owner: OwnerId,
+    /// Namespace of the prefix cache: only sequences of the same salt share blocks.
+    pub salt: u64,
+    /// The tokens to compute first; at least one.
+    pub prompt: Vec<u32>,
+    /// Most tokens that will be sampled. 0: only prefill, every token of the prompt, nothing from the prefix cache.
+    pub max_tokens: usize,
+    /// Further sequences that continue the same prompt.
+    pub siblings: Vec<SequenceId>,
+}
+
+/// One of the sequences that continue a prompt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Member {
+    pub(crate) id: SequenceId,
+    /// Its place in the order of arrival.
+    pub(crate) ticket: u64,
+    pub(crate) paused: bool,
+}
+
+/// A living sequence. Siblings are one sequence with several members until they sample for the first time.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    /// Its place in the order of arrival, unique for ever: the older one goes first.
+    pub(crate) ticket: u64,
+    pub(crate) owner: OwnerId,
+    pub(crate) salt: u64,
+    pub(crate) members: Vec<Member>,
+    /// Prompt and sampled tokens.
+    pub(crate) tokens: Vec<u32>,
+    /// Tokens it has at most, the last sampled one not counted: nothing is ever computed beyond.
+    pub(crate) max_computed: usize,
+    pub(crate) prefill_only: bool,
+    /// Tokens whose keys are in the cache.
+    pub(crate) computed: usize,
+    /// Blocks that the prefix index knows.
+    pub(crate) published: usize,
+    /// Tokens that its owner was charged for: those computed again after a preemption are free.
+    pub(crate) charged: usize,
+    /// Tokens of the prompt found in the prefix cache at the first admission, which makes it `Some`.
+    pub(crate) cached_tokens: Option<usize>,
+    pub(crate) table: BlockTable,
+    /// It has been admitted: it counts as running and may hold blocks.
+    pub(crate) running: bool,
+    /// A plan under way computes it.
+    pub(crate) in_flight: bool,
+    /// All its tokens have been computed; only its end is awaited.
+    pub(crate) done: bool,
+    /// Free blocks it needed when it last failed to be admitted.
+    pub(crate) wanted_blocks: usize,
+}
+
+impl Sequence {
+    /// Nothing to do before its reader, its end or its caller moves. Anybody may take its blocks.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.done || self.members.iter().all(|member| member.paused)
+    }
+
+    /// Tokens that can be computed now.
+    pub(crate) fn remaining(&self) -> usize {
+        self.tokens.len().min(self.max_computed).saturating_sub(self.computed)
+    }
+
+    /// The row of token `end - 1` is sampled from.
+    pub(crate) fn samples_at(&self, end: usize) -> bool {
+        !self.prefill_only && end == self.tokens.len()
+    }
+
+    /// Takes note that the keys up to `end` are in the cache, and makes whole blocks findable if `publish`.
+    pub(crate) fn computed_to(&mut self, end: usize, publish: bool, block_size: usize) {
+        self.computed = end;
+        let full = end / block_size;
+        if publish && full > self.published {
+            self.table.publish(self.salt, &self.tokens[..full * block_size], self.published);
+            self.published = full;
+        }
+    }
+
+    /// The last token's row was to be sampled from. With a sample the sequence goes on; without one it computes that
+    /// row again.
+    pub(crate) fn accept(&mut self, sampled: &HashMap<SequenceId, u32>, block_size: usize) {
+        let token = self.members.first().and_then(|member| sampled.get(&member.id));
+        match token {
+            Some(&token) => {
+                self.tokens.push(token);
+                self.done = self.remaining() == 0;
+            }
+            None => {
+                self.computed -= 1;
+                self.published = self.published.min(self.computed / block_size);
+            }
+        }
+    }
+
+    /// The same tokens in the same blocks for one of its members alone.
+    pub(crate) fn fork(&self, member: Member) -> Self {
+        Self {
+            ticket: member.ticket,
+            members: vec![member],
+            tokens: self.tokens.clone(),
+            table: self.table.fork(),
+            in_flight: false,
+            ..*self
+        }
+    }
+
+    /// Gives its blocks back; everything is to be computed again.
+    pub(crate) fn start_over(&mut self) {
+        self.table.truncate(0);
+        (self.computed, self.published, self.running) = (0, 0, false);
+    }
+}

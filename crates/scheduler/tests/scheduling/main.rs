@@ -1,0 +1,8 @@
+//! The scheduler against a cache that knows what it holds.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod batching;
+mod prefix_cache;
+mod siblings;
+mod world;
