@@ -316,6 +316,21 @@ fn moe_matches_the_reference() {
     }
 }
 
+/// One token through one expert of V3 as stored and as an A100 takes it, of V4-Flash and of V4-Pro.
+#[test]
+fn experts_of_full_size() {
+    let gpu = soft_gpu();
+    let device = gpu.device(Precision::Bf16);
+    for (form, [inter, dim]) in [
+        (FP8, [2048, 7168]),
+        (Form::Int8(None), [2048, 7168]),
+        (Form::Fp4, [2048, 4096]),
+        (Form::Fp4, [3072, 7168]),
+    ] {
+        check_moe(&device, form, [1, inter, dim], 1, 1);
+    }
+}
+
 #[test]
 fn moe_under_all_schedules() {
     let gpu = soft_gpu();
