@@ -74,6 +74,30 @@ fn a_cache_of_packed_rows_gives_the_logits_of_the_cpu() {
     }
 }
 
+/// Integer tensor cores under a whole model: activations of a step are rounded too, so that logits move a little.
+#[test]
+fn experts_in_int8_answer_nearly_as_those_in_fp8() {
+    let _gpu = soft_gpu();
+    let device = device(Precision::Bf16);
+    let checkpoint = Checkpoint::open(Fixture::open("deepseek_v3_fp8").dir()).unwrap();
+    let logits = |experts| {
+        let model =
+            models::load_with_experts(&checkpoint, &device, Arc::new(Solo), experts, &mut |_| {}).unwrap();
+        let requantised = !model.int8_experts().is_empty();
+        let options = EngineOptions { context_len: Some(64), max_sequences: 2, ..Default::default() };
+        let engine = Engine::new(vec![Rank::solo(model, device.clone())], &options).unwrap();
+        (requantised, decode(&engine, 4).concat())
+    };
+    let (requantised, stored) = logits(ExpertFormat::AsStored);
+    assert!(!requantised);
+    let (requantised, int8) = logits(ExpertFormat::default_for(&device));
+    assert!(requantised, "the default of a GPU in bf16");
+    let square = |v: f32| f64::from(v) * f64::from(v);
+    let distance: f64 = stored.iter().zip(&int8).map(|(a, b)| square(a - b)).sum();
+    let apart = (distance / stored.iter().map(|v| square(*v)).sum::<f64>()).sqrt();
+    assert!((1e-4..0.05).contains(&apart), "{apart}");
+}
+
 #[test]
 fn nothing_is_allocated_while_decoding_and_the_plan_holds() {
     let gpu = soft_gpu();
