@@ -49,14 +49,6 @@ pub enum Error {
         /// The value that came.
         found: String,
     },
-    /// A conversation for a checkpoint without any known prompt format.
-    #[error(
-        "no prompt format is known for this checkpoint ({model_type}, no chat template): give it raw text instead"
-    )]
-    NoPromptFormat {
-        /// `model_type` of its config.
-        model_type: String,
-    },
     /// No thread for a stream.
     #[error("cannot start a thread for the generation")]
     Thread {

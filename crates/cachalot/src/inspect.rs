@@ -7,8 +7,8 @@ use checkpoint::ModelConfig;
 use engine::default_kv_dtype;
 use kernels::DType;
 use serde::Serialize;
+use text::PromptFormat;
 
-use crate::prompt_format::PromptFormat;
 use crate::{Error, ModelSource, Progress};
 
 /// Context lengths at which the KV cache is priced.
@@ -74,7 +74,7 @@ impl Inspection {
         }
         // A checkpoint without a tokenizer can still be looked at.
         let format =
-            opened.tokenizer().and_then(|tokenizer| PromptFormat::of(&tokenizer, &common.model_type));
+            opened.tokenizer().and_then(|tokenizer| Ok(PromptFormat::new(&tokenizer, &common.model_type)?));
         let dtype = kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
         let bytes_per_token = models::kv_layout(config).bytes_per_token(dtype)? as u64;
         Ok(Self {

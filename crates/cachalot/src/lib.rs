@@ -30,7 +30,6 @@ mod int8_report;
 mod model;
 mod options;
 mod output;
-mod prompt_format;
 mod ranks;
 mod source;
 mod stream;

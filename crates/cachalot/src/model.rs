@@ -5,10 +5,9 @@ use std::sync::Arc;
 use checkpoint::{GenerationConfig, ModelConfig};
 use engine::{Engine, EngineOptions, Request, Sequence};
 use text::encoding::fim;
-use text::{Prompt, ReasoningSplitter, Tokenizer};
+use text::{Prompt, PromptFormat, ReasoningSplitter, Tokenizer};
 
 use crate::device::OpenDevices;
-use crate::prompt_format::PromptFormat;
 use crate::source::Opened;
 use crate::{
     Chat, Error, EventStream, GenerateOptions, Input, LoadOptions, ModelSource, Output, Progress, TextStream,
@@ -80,7 +79,7 @@ impl LanguageModel {
         // The small files first: a checkpoint without a tokenizer should not be read to the last gigabyte.
         let tokenizer = opened.tokenizer()?;
         let Opened { name, checkpoint, generation_config, .. } = opened;
-        let format = PromptFormat::of(&tokenizer, &checkpoint.config().common().model_type)?;
+        let format = PromptFormat::new(&tokenizer, &checkpoint.config().common().model_type)?;
         let engine_options = EngineOptions {
             context_len: options.context_len,
             kv_dtype: options.kv_dtype,
@@ -136,7 +135,7 @@ impl LanguageModel {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Text`] and [`Error::NoPromptFormat`] if the input has no form, [`Error::Engine`] with the name of the
+    /// [`Error::Text`] if the input has no form, [`Error::Engine`] with the name of the
     /// field for options out of range and prompts that do not fit the context.
     pub fn stream(&self, input: impl Into<Input>, options: &GenerateOptions) -> Result<TextStream, Error> {
         self.resume(self.inner.engine.sequence(), input.into(), options)
@@ -162,7 +161,7 @@ impl LanguageModel {
     /// The token ids of an input, as a generation would feed them to the model.
     ///
     /// # Errors
-    /// [`Error::Text`] and [`Error::NoPromptFormat`] if the input has no form.
+    /// [`Error::Text`] if the input has no form.
     pub fn encode(&self, input: impl Into<Input>, options: &GenerateOptions) -> Result<Vec<u32>, Error> {
         Ok(self.encode_input(input.into(), options)?.ids)
     }

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use cachalot::Error;
 use cachalot::verify::{
-    KeyTolerance, Outcome, Report, Tolerances, Verdict, VerifyOptions, verify_checkpoint, verify_prompts,
+    Chunkings, KeyTolerance, Outcome, Report, Tolerances, Verdict, VerifyOptions, verify_checkpoint,
+    verify_text_file,
 };
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -346,7 +347,7 @@ fn prompts(json: &str) -> Result<Outcome, Error> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("prompts.json");
     fs::write(&path, json).unwrap();
-    verify_prompts(&path, None).map(|report| report.outcome())
+    verify_text_file(&path, Chunkings::All, None).map(|report| report.outcome())
 }
 
 #[test]
@@ -360,10 +361,22 @@ fn prompt_files_are_judged() {
     let good = "<｜begin▁of▁sentence｜><｜User｜>hi<｜Assistant｜>";
     assert_eq!(prompts(&file("v3", good, "null")).unwrap(), Outcome::Pass);
     assert_eq!(prompts(&file("v3", "else", "null")).unwrap(), Outcome::Fail);
-    assert_eq!(prompts(&file("v3", good, "[1, 2]")).unwrap(), Outcome::Unchecked, "no tokenizer was given");
+    assert_eq!(
+        prompts(&file("v3", good, "[1, 2]")).unwrap(),
+        Outcome::Pass,
+        "no tokenizer, no ids asked for"
+    );
     assert_eq!(prompts(&file("v99", good, "null")).unwrap(), Outcome::Unchecked);
-    let parse = r#"{"generation": "v31", "cases": [{"name": "a", "text": "x", "result": {"content": "x"}}]}"#;
-    assert_eq!(prompts(parse).unwrap(), Outcome::Unchecked);
+    let parse = |generation: &str, content: &str| {
+        let text = "<｜tool▁calls▁begin｜>";
+        prompts(&format!(
+            r#"{{"generation": "{generation}", "cases": [{{"name": "a", "text": "x{text}", "result": {{"content": "{content}"}},
+                "tools": [{{"type": "function", "function": {{"name": "f"}}}}]}}]}}"#
+        ))
+    };
+    assert_eq!(parse("v31", "x").unwrap(), Outcome::Pass);
+    assert_eq!(parse("v31", "y").unwrap(), Outcome::Fail);
+    assert_eq!(parse("v99", "x").unwrap(), Outcome::Unchecked);
     for malformed in ["", "[]", r#"{"cases": []}"#, r#"{"cases": [{"name": "a", "prompt": "x"}]}"#] {
         assert!(matches!(prompts(malformed), Err(Error::File { .. })), "{malformed}");
     }

@@ -76,6 +76,14 @@ pub enum Error {
         /// The thing asked for.
         feature: &'static str,
     },
+    /// A conversation for a checkpoint without any known prompt format.
+    #[error(
+        "no prompt format is known for this checkpoint ({model_type}, no chat template): give it raw text instead"
+    )]
+    NoPromptFormat {
+        /// `model_type` of its config.
+        model_type: String,
+    },
     /// `continue_final_message` without a final assistant message that can be continued.
     #[error(
         "continue_final_message: expected the last message to be an assistant's with content and no tool calls, found {found}"

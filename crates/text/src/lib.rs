@@ -16,20 +16,23 @@
 //! ```
 //!
 //! The way in: [`ChatRequest`] → a built-in format ([`Generation`]) or the checkpoint's own [`ChatTemplate`] → [`Prompt`] → [`Tokenizer`].
-//! The way out: [`Detokenizer`] → [`StopMatcher`] → [`ReasoningSplitter`].
+//! The way out: [`Detokenizer`] → [`StopMatcher`] → [`OutputParser`], which gives reasoning, content and tool calls. [`PromptFormat`] knows
+//! both ways of a checkpoint.
 //!
 //! Invariant: user text never becomes a control token. A [`Prompt`] keeps the two apart from the encoder to the ids, and the tokenizer
 //! encodes text without its added vocabulary. Deliberately absent: tensors, sampling, HTTP, files other than the tokenizer's.
 
 mod chat;
 mod clock;
+mod continuation;
 mod detokenizer;
 pub mod encoding;
 mod error;
+mod output;
 mod prompt;
+mod prompt_format;
 mod provenance;
 mod python_json;
-mod reasoning;
 mod stop;
 mod template;
 mod tokenizer;
@@ -39,15 +42,16 @@ mod vocabulary;
 
 pub use chat::{Arguments, ChatRequest, FunctionCall, Message, Role, Tool, ToolCall};
 pub use detokenizer::{Detokenizer, SpecialTokens};
-pub use encoding::{CheckpointFacts, Generation};
+pub use encoding::{CheckpointFacts, Generation, Thinking};
 pub use error::{Error, Result};
+pub use output::{OutputDelta, OutputParser, ParsedOutput, Piece, ReasoningSplitter};
 pub use prompt::{Prompt, Segment};
-pub use reasoning::{Piece, ReasoningSplitter};
+pub use prompt_format::PromptFormat;
 pub use stop::{StopMatcher, StopStep};
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
 pub use tokenizer_config::TokenizerConfig;
 pub use verify::{
-    CaseReport, Difference, Outcome, PromptCase, PromptFile, PromptReport, supported_formats,
-    verify_prompt_file,
+    CaseReport, Chunkings, Difference, FileReport, Outcome, ParseCase, ParseFile, PromptCase, PromptFile,
+    supported_formats, verify_parse_file, verify_prompt_file,
 };

@@ -3,6 +3,8 @@
 //! The split is what keeps users out of the control channel: a tokenizer turns a control segment into exactly one id and a text segment into
 //! ordinary pieces, so a control token arises only where an encoder put it, whatever a user types.
 
+use crate::encoding::markers::THINK;
+
 /// One piece of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Segment {
@@ -59,14 +61,14 @@ impl Prompt {
         self.segments.is_empty()
     }
 
-    /// Whether the prompt ends inside a reasoning block that it opened itself, so that generated text starts as reasoning.
+    /// Whether the prompt ends inside a reasoning block that it opened itself, so that generated text starts as reasoning; the block may
+    /// already hold text that the model is to continue.
     pub fn opens_reasoning(&self) -> bool {
-        let last = self.segments.iter().rev().find_map(|segment| match segment {
+        let control = self.segments.iter().rev().find_map(|segment| match segment {
             Segment::Control(token) => Some(token.as_str()),
-            Segment::Text(text) if text.trim().is_empty() => None,
-            Segment::Text(_) => Some(""),
+            Segment::Text(_) => None,
         });
-        last == Some("<think>")
+        control == Some(THINK)
     }
 
     /// Builds a prompt from its string and the half-open ranges of code points that are control tokens, one token each.
@@ -147,13 +149,12 @@ mod tests {
     }
 
     #[test]
-    fn an_open_reasoning_block_is_seen_through_white_space() {
+    fn an_open_reasoning_block_is_seen_through_its_text() {
         let mut prompt = Prompt::new();
-        prompt.control("<think>").text("\n");
-        assert!(prompt.opens_reasoning());
-        prompt.text("so");
         assert!(!prompt.opens_reasoning());
-        prompt.control("</think>");
+        prompt.control("<think>").text("\nso");
+        assert!(prompt.opens_reasoning());
+        prompt.control("</think>").text("<think>");
         assert!(!prompt.opens_reasoning());
     }
 }

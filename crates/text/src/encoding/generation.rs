@@ -1,7 +1,9 @@
 //! `Generation`: the chat formats this build can write, and how to tell a checkpoint's.
 
-use crate::chat::ChatRequest;
+use crate::chat::{ChatRequest, Tool};
 use crate::error::{Error, Result};
+use crate::output::OutputParser;
+use crate::output::calls::CallForm;
 use crate::prompt::Prompt;
 use crate::tokenizer::Tokenizer;
 
@@ -25,6 +27,20 @@ pub enum Generation {
     DistillLlama,
     /// DeepSeek-Coder v1 instruct.
     CoderV1,
+}
+
+/// Whether the models of a format reason before they answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thinking {
+    /// There is no reasoning.
+    Never,
+    /// As the request says.
+    Optional {
+        /// What holds when the request says nothing.
+        default: bool,
+    },
+    /// Always, whatever the request says.
+    Always,
 }
 
 /// What is known of a checkpoint when its prompt format has to be found.
@@ -90,9 +106,41 @@ impl Generation {
         Ok(prompt)
     }
 
+    /// A parser for one answer of such a model. `starts_in_reasoning` is [`Prompt::opens_reasoning`] of its prompt, `tools` are those that
+    /// it was offered; without tools, markers of tool calls are text.
+    pub fn parser(self, starts_in_reasoning: bool, tools: &[Tool]) -> OutputParser {
+        match self.call_form() {
+            Some(form) => OutputParser::with_calls(starts_in_reasoning, form, tools),
+            None => OutputParser::plain(starts_in_reasoning),
+        }
+    }
+
+    /// Whether [`Generation::encode`] can announce tools to the model.
+    pub fn takes_tools(self) -> bool {
+        self == Self::V31
+    }
+
+    /// Whether the models reason before they answer.
+    pub fn thinking(self) -> Thinking {
+        match self {
+            Self::V2 | Self::V3 | Self::CoderV1 => Thinking::Never,
+            Self::R1 | Self::DistillQwen | Self::DistillLlama => Thinking::Always,
+            Self::V31 => Thinking::Optional { default: false },
+        }
+    }
+
+    /// How the models write calls of tools.
+    pub(crate) fn call_form(self) -> Option<CallForm> {
+        match self {
+            Self::V2 | Self::CoderV1 => None,
+            Self::V3 | Self::R1 | Self::DistillQwen | Self::DistillLlama => Some(CallForm::Fenced),
+            Self::V31 => Some(CallForm::Bare),
+        }
+    }
+
     fn check_features(self, request: &ChatRequest) -> Result<()> {
         let unsupported = |feature| Err(Error::Unsupported { generation: self.name(), feature });
-        if !request.tools.is_empty() && self != Self::V31 {
+        if !request.tools.is_empty() && !self.takes_tools() {
             return unsupported("a list of tools");
         }
         let speaks_of_tools = request.messages.iter().any(|message| !message.tool_calls.is_empty());

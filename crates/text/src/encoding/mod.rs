@@ -10,11 +10,11 @@ mod distill;
 mod fenced_call;
 pub mod fim;
 mod generation;
-mod markers;
+pub(crate) mod markers;
 mod r1;
 mod turns;
 mod v2;
 mod v3;
 mod v31;
 
-pub use generation::{CheckpointFacts, Generation};
+pub use generation::{CheckpointFacts, Generation, Thinking};

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use text::{PromptFile, Tokenizer};
+use text::{ParseFile, PromptFile, Tokenizer};
 
 /// A file under tests/data.
 pub(crate) fn data(name: &str) -> PathBuf {
@@ -34,4 +34,9 @@ pub(crate) fn tokenizer() -> &'static Tokenizer {
 pub(crate) fn prompt_file(name: &str) -> (serde_json::Value, PromptFile) {
     let json = std::fs::read_to_string(data(&format!("prompts/{name}.json"))).unwrap();
     (serde_json::from_str(&json).unwrap(), PromptFile::from_json(&json).unwrap())
+}
+
+/// A parse file.
+pub(crate) fn parse_file(name: &str) -> ParseFile {
+    ParseFile::from_json(&std::fs::read_to_string(data(&format!("outputs/{name}.json"))).unwrap()).unwrap()
 }

@@ -1,4 +1,4 @@
-//! `cachalot verify`: a checkpoint against golden tensors, or prompt encoders against golden prompts.
+//! `cachalot verify`: a checkpoint against golden tensors, or prompt formats against golden prompts and outputs.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use cachalot::verify::{
-    KeyTolerance, Outcome, Report, Tolerances, VerifyOptions, verify_checkpoint, verify_prompts,
+    Chunkings, KeyTolerance, Outcome, Report, Tolerances, VerifyOptions, verify_checkpoint, verify_text_file,
 };
 use cachalot::{Precision, Tokenizer};
 
@@ -22,7 +22,8 @@ failed but something could not be checked by this build.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Args {
-    /// A directory with config.json, model*.safetensors and golden.safetensors, or a JSON file of golden prompts
+    /// A directory with config.json, model*.safetensors and golden.safetensors, or a JSON file of golden prompts or
+    /// golden outputs
     #[arg(value_name = "DIR|FILE.json")]
     path: PathBuf,
     /// Print a JSON object
@@ -45,14 +46,36 @@ pub(crate) struct Args {
     /// Accept a difference for the keys that match a pattern, where * stands for anything; may be given several times
     #[arg(long, value_name = "PATTERN=X")]
     tolerance_key: Vec<KeyTolerance>,
-    /// tokenizer.json, or a directory with one, to compare the ids of golden prompts
+    /// How the texts of golden outputs are cut: whole; listed (also as the file cuts them); all (also every character,
+    /// every split in two and random cuts)
+    #[arg(long, value_name = "WAYS", default_value = "all")]
+    chunkings: ChunkingsArg,
+    /// tokenizer.json, or a directory with one, for the ids of golden prompts and outputs
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
 }
 
+/// [`Chunkings`] by name.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ChunkingsArg {
+    Whole,
+    Listed,
+    All,
+}
+
+impl From<ChunkingsArg> for Chunkings {
+    fn from(arg: ChunkingsArg) -> Self {
+        match arg {
+            ChunkingsArg::Whole => Self::Whole,
+            ChunkingsArg::Listed => Self::Listed,
+            ChunkingsArg::All => Self::All,
+        }
+    }
+}
+
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let report = if args.path.is_file() { prompts(args)? } else { checkpoint(args)? };
+    let report = if args.path.is_file() { text_file(args)? } else { checkpoint(args)? };
     if args.json {
         writeln!(io::stdout(), "{:#}", report.to_json())?;
     } else {
@@ -77,9 +100,9 @@ fn checkpoint(args: &Args) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-fn prompts(args: &Args) -> anyhow::Result<Report> {
+fn text_file(args: &Args) -> anyhow::Result<Report> {
     let tokenizer = args.tokenizer.as_deref().map(tokenizer).transpose()?;
-    Ok(verify_prompts(&args.path, tokenizer.as_ref())?)
+    Ok(verify_text_file(&args.path, args.chunkings.into(), tokenizer.as_ref())?)
 }
 
 fn tokenizer(path: &Path) -> anyhow::Result<Tokenizer> {

@@ -1,20 +1,26 @@
-//! [`verify_prompts`]: a file of golden prompts against this build's prompt encoders.
+//! [`verify_text_file`]: a file of golden prompts, or of golden outputs, against this build's formats.
 
 use std::path::Path;
 
 use serde_json::Value;
-use text::{CaseReport, Difference, Outcome as CaseOutcome, PromptFile, Tokenizer};
+use text::{
+    CaseReport, Chunkings, Difference, FileReport, Outcome as CaseOutcome, ParseFile, PromptFile, Tokenizer,
+};
 
 use super::{Report, Row, Verdict};
 use crate::Error;
 
-/// Renders every case of the JSON file at `path` and compares prompts, and ids where the file has them and a
-/// tokenizer is given. Files of generations that this build does not write, files of parsing cases, and ids without
-/// a tokenizer are reported as not checked.
+/// Checks every case of the JSON file at `path`. Of a prompt file, every conversation is rendered, and its ids are
+/// compared where the file has them and a tokenizer is given. Of a parse file, every output is parsed, cut in every way
+/// that `chunkings` names. Files of generations that this build does not know are reported as not checked.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is no prompt file.
-pub fn verify_prompts(path: &Path, tokenizer: Option<&Tokenizer>) -> Result<Report, Error> {
+/// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is neither.
+pub fn verify_text_file(
+    path: &Path,
+    chunkings: Chunkings,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<Report, Error> {
     let bytes = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
     let malformed = |expected: &str, found: String| Error::file(path, expected, found);
     let json: Value =
@@ -27,15 +33,29 @@ pub fn verify_prompts(path: &Path, tokenizer: Option<&Tokenizer>) -> Result<Repo
     }
     let is_parse_case = |case: &Value| case.get("prompt").is_none() && case.get("result").is_some();
     if cases.iter().all(is_parse_case) {
-        return Ok(unchecked(cases, "this build has no check for parsing cases"));
+        let file = ParseFile::from_json(&bytes).map_err(|e| malformed("a parse file", e.to_string()))?;
+        let report = text::verify_parse_file(&file, chunkings, tokenizer);
+        return Ok(judged(&report, cases, "read outputs", |_| false));
     }
     let file = PromptFile::from_json(&bytes).map_err(|e| malformed("a prompt file", e.to_string()))?;
     let report = text::verify_prompt_file(&file, tokenizer);
+    Ok(judged(&report, cases, "write prompts", |i| file.cases[i].ids.is_some()))
+}
+
+/// One row per case, and one for ids that could not be compared: only with a tokenizer are they asked for.
+fn judged(report: &FileReport, cases: &[Value], verb: &str, has_ids: impl Fn(usize) -> bool) -> Report {
     if !report.supported {
-        return Ok(unchecked(cases, &format!("this build does not write prompts of `{}`", file.generation)));
+        return unchecked(cases, &format!("this build does not {verb} of `{}`", report.generation));
     }
-    let rows = file.cases.iter().zip(&report.cases);
-    Ok(Report { rows: rows.map(|(case, report)| row(report, case.ids.is_some())).collect() })
+    let mut rows = Vec::new();
+    for (i, case) in report.cases.iter().enumerate() {
+        rows.push(row(case));
+        if case.outcome == CaseOutcome::Pass && has_ids(i) && !case.ids_compared {
+            let key = format!("{}.ids", case.name);
+            rows.push(Row::plain(&key, &[], Verdict::Info, "not compared, needs --tokenizer".to_owned()));
+        }
+    }
+    Report { rows }
 }
 
 fn unchecked(cases: &[Value], note: &str) -> Report {
@@ -45,17 +65,17 @@ fn unchecked(cases: &[Value], note: &str) -> Report {
     Report { rows: cases.iter().enumerate().map(row).collect() }
 }
 
-fn row(case: &CaseReport, has_ids: bool) -> Row {
+fn row(case: &CaseReport) -> Row {
     let differs = |what: &str, Difference { at, expected, found }: &Difference| {
         format!("{what} differs at {at}: expected {expected:?}, found {found:?}")
     };
     let (verdict, note) = match &case.outcome {
-        CaseOutcome::Pass if has_ids && !case.ids_compared => {
-            (Verdict::Unchecked, Some("the prompt holds; its ids need --tokenizer".to_owned()))
-        }
         CaseOutcome::Pass => (Verdict::Pass, None),
         CaseOutcome::PromptDiffers(difference) => (Verdict::Fail, Some(differs("the prompt", difference))),
         CaseOutcome::IdsDiffer(difference) => (Verdict::Fail, Some(differs("the list of ids", difference))),
+        CaseOutcome::OutputDiffers { chunking, field, difference } => {
+            (Verdict::Fail, Some(differs(&format!("{field} ({chunking})"), difference)))
+        }
         CaseOutcome::Failed { error } => (Verdict::Fail, Some(error.clone())),
         // An outcome that this file does not know has not been judged.
         other => (Verdict::Unchecked, Some(format!("{other:?}"))),

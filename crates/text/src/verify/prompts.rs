@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 
+use super::{CaseReport, FileReport, Outcome, id_difference, text_difference};
 use crate::chat::ChatRequest;
 use crate::encoding::{Generation, fim};
 use crate::error::{Error, Result};
@@ -37,57 +38,6 @@ pub struct PromptCase {
     pub ids: Option<Vec<u32>>,
 }
 
-/// How a file went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PromptReport {
-    /// The file's generation.
-    pub generation: String,
-    /// Whether this build writes that generation; when not, `cases` is empty.
-    pub supported: bool,
-    /// One report per case.
-    pub cases: Vec<CaseReport>,
-}
-
-/// How a case went.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CaseReport {
-    /// Name of the case.
-    pub name: String,
-    /// What came out.
-    pub outcome: Outcome,
-    /// Whether ids were compared.
-    pub ids_compared: bool,
-}
-
-/// Result of one case.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// All is as expected.
-    Pass,
-    /// The prompt differs.
-    PromptDiffers(Difference),
-    /// The prompt is right and its ids differ.
-    IdsDiffer(Difference),
-    /// The case could not be rendered or encoded.
-    Failed {
-        /// Why.
-        error: String,
-    },
-}
-
-/// The first place where two sequences differ, each with a little context.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// Characters or ids that agree before it.
-    pub at: usize,
-    /// What was expected around it.
-    pub expected: String,
-    /// What was found around it.
-    pub found: String,
-}
-
 impl PromptFile {
     /// Parses a prompt file.
     ///
@@ -98,20 +48,8 @@ impl PromptFile {
     }
 }
 
-impl PromptReport {
-    /// Whether the generation is known and every case passed.
-    pub fn passed(&self) -> bool {
-        self.supported && self.failures().next().is_none()
-    }
-
-    /// The cases that did not pass.
-    pub fn failures(&self) -> impl Iterator<Item = &CaseReport> {
-        self.cases.iter().filter(|case| case.outcome != Outcome::Pass)
-    }
-}
-
 /// Renders every case of the file with the built-in encoders and compares; ids only where the file has them and a tokenizer is given.
-pub fn verify_prompt_file(file: &PromptFile, tokenizer: Option<&Tokenizer>) -> PromptReport {
+pub fn verify_prompt_file(file: &PromptFile, tokenizer: Option<&Tokenizer>) -> FileReport {
     let generation = Generation::from_name(&file.generation);
     let supported = generation.is_some() || file.generation == fim::NAME;
     let cases = if supported {
@@ -119,7 +57,7 @@ pub fn verify_prompt_file(file: &PromptFile, tokenizer: Option<&Tokenizer>) -> P
     } else {
         Vec::new()
     };
-    PromptReport { generation: file.generation.clone(), supported, cases }
+    FileReport { generation: file.generation.clone(), supported, cases }
 }
 
 fn verify_case(
@@ -184,29 +122,6 @@ fn request(case: &PromptCase) -> Result<ChatRequest> {
     })
 }
 
-const CONTEXT: usize = 30;
-
-fn text_difference(expected: &str, found: &str) -> Option<Difference> {
-    let (expected, found): (Vec<char>, Vec<char>) = (expected.chars().collect(), found.chars().collect());
-    let at = first_difference(&expected, &found)?;
-    let around = |text: &[char]| {
-        text[at.saturating_sub(CONTEXT).min(text.len())..(at + CONTEXT).min(text.len())].iter().collect()
-    };
-    Some(Difference { at, expected: around(&expected), found: around(&found) })
-}
-
-fn id_difference(expected: &[u32], found: &[u32]) -> Option<Difference> {
-    let at = first_difference(expected, found)?;
-    let around =
-        |ids: &[u32]| format!("{:?}", &ids[at.saturating_sub(3).min(ids.len())..(at + 4).min(ids.len())]);
-    Some(Difference { at, expected: around(expected), found: around(found) })
-}
-
-fn first_difference<T: PartialEq>(expected: &[T], found: &[T]) -> Option<usize> {
-    let same = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
-    (same < expected.len() || same < found.len()).then_some(same)
-}
-
 /// Names of the formats that [`verify_prompt_file`] knows, sorted.
 pub fn supported_formats() -> BTreeSet<&'static str> {
     Generation::ALL.iter().map(|generation| generation.name()).chain([fim::NAME]).collect()
@@ -216,7 +131,7 @@ pub fn supported_formats() -> BTreeSet<&'static str> {
 mod tests {
     use super::*;
 
-    fn verify(json: &str) -> PromptReport {
+    fn verify(json: &str) -> FileReport {
         verify_prompt_file(&PromptFile::from_json(json).unwrap(), None)
     }
 

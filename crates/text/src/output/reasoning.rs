@@ -4,8 +4,8 @@
 //! Otherwise a block counts only when it opens the text; a tag later on is content, since a model may well write about tags. The characters
 //! between the tags are passed on as they are, line breaks included.
 
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
+use super::markers::begun;
+use crate::encoding::markers::{END_THINK as CLOSE, THINK as OPEN};
 
 /// A run of text with its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +32,14 @@ enum State {
 pub struct ReasoningSplitter {
     state: State,
     held: String,
+    /// Bytes at the start of `held` that are white space before a possible opening tag.
+    blank: usize,
 }
 
 impl ReasoningSplitter {
     /// A splitter for a text that starts inside the reasoning block (`inside`) or before it.
     pub fn new(inside: bool) -> Self {
-        Self { state: State::Start { inside }, held: String::new() }
+        Self { state: State::Start { inside }, held: String::new(), blank: 0 }
     }
 
     /// Takes a chunk and returns what is certain now. A possible beginning of a tag is held back.
@@ -82,7 +84,8 @@ impl ReasoningSplitter {
     /// Leaves the start once it is clear whether an opening tag comes first. A model that repeats the tag that the prompt already wrote
     /// does not open a second block.
     fn leave_start(&mut self, inside: bool) {
-        let text = self.held.trim_start();
+        let text = self.held[self.blank..].trim_start();
+        self.blank = self.held.len() - text.len();
         if let Some(rest) = text.strip_prefix(OPEN) {
             self.held = rest.to_owned();
             self.state = State::Reasoning;
@@ -101,11 +104,6 @@ impl ReasoningSplitter {
             });
         }
     }
-}
-
-/// Length of the longest end of `text` that begins `tag`.
-fn begun(text: &str, tag: &str) -> usize {
-    (1..tag.len()).rev().find(|&length| text.ends_with(&tag[..length])).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -1,0 +1,137 @@
+//! `OutputParser`: what a model writes becomes reasoning, content and tool calls, piece by piece, whatever the chunks.
+//!
+//! Markers never appear in a delta unless they turned out to be text, and the deltas of one text add up to the same output however the text
+//! was cut.
+
+pub(crate) mod calls;
+mod markers;
+mod reasoning;
+
+use crate::chat::{Arguments, FunctionCall, Tool};
+use calls::{CallForm, CallParser};
+pub use reasoning::{Piece, ReasoningSplitter};
+
+/// A piece of an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputDelta {
+    /// Text of the reasoning.
+    Reasoning(String),
+    /// Text of the answer.
+    Content(String),
+    /// A call begins; its arguments follow.
+    ToolCall {
+        /// Place of the call in the output, from 0.
+        index: usize,
+        /// The tool's name.
+        name: String,
+    },
+    /// A piece of a call's arguments, which are JSON text.
+    Arguments {
+        /// The call's place.
+        index: usize,
+        /// The piece.
+        text: String,
+    },
+}
+
+/// A whole output: what the deltas add up to.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ParsedOutput {
+    /// The reasoning; empty if there was none.
+    pub reasoning: String,
+    /// The answer.
+    pub content: String,
+    /// The calls, their arguments as JSON text.
+    pub tool_calls: Vec<FunctionCall>,
+}
+
+impl ParsedOutput {
+    /// Adds a piece.
+    pub fn add(&mut self, delta: OutputDelta) {
+        match delta {
+            OutputDelta::Reasoning(text) => self.reasoning.push_str(&text),
+            OutputDelta::Content(text) => self.content.push_str(&text),
+            OutputDelta::ToolCall { name, .. } => {
+                self.tool_calls.push(FunctionCall { name, arguments: Arguments::Text(String::new()) });
+            }
+            OutputDelta::Arguments { index, text } => {
+                if let Some(FunctionCall { arguments: Arguments::Text(all), .. }) =
+                    self.tool_calls.get_mut(index)
+                {
+                    all.push_str(&text);
+                }
+            }
+        }
+    }
+}
+
+/// Parses one output. Made by [`PromptFormat::parser`](crate::PromptFormat::parser) or
+/// [`Generation::parser`](crate::Generation::parser).
+#[derive(Debug)]
+pub struct OutputParser {
+    reasoning: ReasoningSplitter,
+    /// `None` where no tool was offered or the format has no calls: everything is text.
+    calls: Option<CallParser>,
+}
+
+impl OutputParser {
+    /// A parser for reasoning and plain content, which serves every format without calls of its own.
+    pub fn plain(starts_in_reasoning: bool) -> Self {
+        Self { reasoning: ReasoningSplitter::new(starts_in_reasoning), calls: None }
+    }
+
+    pub(crate) fn with_calls(starts_in_reasoning: bool, form: CallForm, tools: &[Tool]) -> Self {
+        let offered: Vec<String> = tools.iter().map(|tool| tool.name().to_owned()).collect();
+        let calls = (!offered.is_empty()).then(|| CallParser::new(form, offered));
+        Self { reasoning: ReasoningSplitter::new(starts_in_reasoning), calls }
+    }
+
+    /// Takes a chunk of text and returns what is certain now, in order. Pieces are never empty.
+    pub fn push(&mut self, chunk: &str) -> Vec<OutputDelta> {
+        let pieces = self.reasoning.push(chunk);
+        self.divide(pieces)
+    }
+
+    /// Ends the stream and returns the rest.
+    pub fn finish(&mut self) -> Vec<OutputDelta> {
+        let pieces = self.reasoning.finish();
+        let mut deltas = self.divide(pieces);
+        if let Some(calls) = &mut self.calls {
+            calls.finish(&mut deltas);
+        }
+        deltas
+    }
+
+    /// Ends the stream for an answer that is not streamed: adds the rest to `output`, which holds all earlier pieces.
+    ///
+    /// White space around the text before a list of calls is dropped here. A stream has sent what led it before the list came.
+    pub fn finish_into(&mut self, output: &mut ParsedOutput) {
+        self.finish().into_iter().for_each(|delta| output.add(delta));
+        if self.calls.as_ref().is_some_and(CallParser::has_list) {
+            output.content = output.content.trim().to_owned();
+        }
+    }
+
+    /// Parses a whole text that comes in chunks.
+    pub fn parse<'a>(mut self, chunks: impl IntoIterator<Item = &'a str>) -> ParsedOutput {
+        let mut output = ParsedOutput::default();
+        for chunk in chunks {
+            self.push(chunk).into_iter().for_each(|delta| output.add(delta));
+        }
+        self.finish_into(&mut output);
+        output
+    }
+
+    fn divide(&mut self, pieces: Vec<Piece>) -> Vec<OutputDelta> {
+        let mut deltas = Vec::new();
+        for piece in pieces {
+            match (piece, &mut self.calls) {
+                (Piece::Reasoning(text), _) => deltas.push(OutputDelta::Reasoning(text)),
+                (Piece::Content(text), None) => deltas.push(OutputDelta::Content(text)),
+                (Piece::Content(text), Some(calls)) => calls.push(&text, &mut deltas),
+            }
+        }
+        deltas
+    }
+}

@@ -1,0 +1,144 @@
+//! Output parsers against what the references find in the same texts, however the texts are cut.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its data has to fail")]
+
+mod support;
+
+use proptest::prelude::*;
+use support::parse_file;
+use text::{Chunkings, Generation, OutputDelta, OutputParser, ParsedOutput, Tool, verify_parse_file};
+
+fn check(name: &str, cases: usize) {
+    let file = parse_file(name);
+    assert_eq!(file.cases.len(), cases);
+    let report = verify_parse_file(&file, Chunkings::All, None);
+    assert!(report.passed(), "{:#?}", report.failures().collect::<Vec<_>>());
+}
+
+#[test]
+fn v3() {
+    check("v3", 20);
+}
+
+#[test]
+fn r1() {
+    check("r1", 26);
+}
+
+#[test]
+fn v31() {
+    check("v31", 46);
+}
+
+fn tool(name: &str) -> Tool {
+    serde_json::from_value(serde_json::json!({"type": "function", "function": {"name": name}})).unwrap()
+}
+
+fn deltas(mut parser: OutputParser, chunks: &[&str]) -> Vec<OutputDelta> {
+    let mut deltas: Vec<OutputDelta> = chunks.iter().flat_map(|chunk| parser.push(chunk)).collect();
+    deltas.extend(parser.finish());
+    deltas
+}
+
+/// Catches: text held back to the end instead of streamed, markers or the white space before them let through.
+#[test]
+fn text_streams_and_markers_do_not() {
+    let chunks = [
+        "so",
+        "</thi",
+        "nk>",
+        "I ",
+        "look.",
+        "\n\n<｜tool▁",
+        "calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}",
+    ];
+    let mut parser = Generation::V31.parser(true, &[tool("f")]);
+    let steps: Vec<Vec<OutputDelta>> = chunks.iter().map(|chunk| parser.push(chunk)).collect();
+    let content = |text: &str| vec![OutputDelta::Content(text.to_owned())];
+    assert_eq!(steps[0], [OutputDelta::Reasoning("so".to_owned())]);
+    assert_eq!(steps[1..3], [vec![], vec![]]);
+    assert_eq!(steps[3..5], [content("I"), content(" look.")]);
+    assert_eq!(steps[5..], [vec![], vec![]]);
+    let call = parser.push("<｜tool▁call▁end｜>");
+    let expected = [
+        OutputDelta::ToolCall { index: 0, name: "f".to_owned() },
+        OutputDelta::Arguments { index: 0, text: "{}".to_owned() },
+    ];
+    assert_eq!(call, expected);
+    assert_eq!(parser.push("<｜tool▁calls▁end｜>\nDone."), []);
+    assert_eq!(parser.finish(), []);
+}
+
+/// Catches: calls read where nobody offered a tool.
+#[test]
+fn without_tools_markers_are_text() {
+    let text =
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+    for generation in Generation::ALL {
+        let output = generation.parser(false, &[]).parse([text]);
+        assert_eq!(output, ParsedOutput { content: text.to_owned(), ..ParsedOutput::default() });
+    }
+}
+
+/// Catches: a broken call after a good one swallowed, or the good one taken back.
+#[test]
+fn a_broken_call_is_text_and_earlier_calls_stay() {
+    let good = "<｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": 1}<｜tool▁call▁end｜>";
+    for broken in ["f<｜tool▁sep｜>{\"a\"", "f", "f<｜tool▁sep｜>[1]", "f<｜tool▁sep｜>"] {
+        let bad = format!("<｜tool▁call▁begin｜>{broken}<｜tool▁call▁end｜>");
+        let text = format!("Hi. <｜tool▁calls▁begin｜>{good}{bad}{good}<｜tool▁calls▁end｜>");
+        let output = Generation::V31.parser(false, &[tool("f")]).parse([text.as_str()]);
+        assert_eq!(output.tool_calls.len(), 1, "{broken}");
+        assert_eq!(output.content, format!("Hi.{bad}{good}<｜tool▁calls▁end｜>"));
+    }
+}
+
+/// Catches: time that grows with the square of the text, which a model that never stops would turn into a hang.
+#[test]
+fn long_outputs_char_by_char_are_quick() {
+    let long = "{\"a\": \"".to_owned() + &"x".repeat(400_000);
+    let call = format!("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{long}");
+    let junk = format!(
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{{}}<｜tool▁call▁end｜>{}",
+        "<｜".repeat(200_000)
+    );
+    for text in [call, junk, "\n".repeat(400_000), "<".repeat(400_000)] {
+        let mut parser = Generation::V31.parser(false, &[tool("f")]);
+        let mut sizes = [0u8; 4];
+        for c in text.chars() {
+            parser.push(c.encode_utf8(&mut sizes));
+        }
+        parser.finish();
+    }
+}
+
+const PARTS: &str = "(<think>|</think>|<｜tool▁calls▁begin｜>|<｜tool▁call▁begin｜>|<｜tool▁call▁end｜>|<｜tool▁calls▁end｜>|<｜tool▁sep｜>|\
+    function|f|g|\n```json\n|\n```|\\{\\}|\\{\"a\": \"é\"\\}|<｜|<|\n| |a|é|\\PC){0,6}";
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Catches: outputs that depend on the chunks, panics on any text, empty deltas, characters lost or invented.
+    #[test]
+    fn chunks_do_not_matter_and_nothing_is_lost(parts in prop::collection::vec(PARTS, 0..8), inside: bool, generation in 0..Generation::ALL.len()) {
+        let generation = Generation::ALL[generation];
+        let whole = parts.concat();
+        let parser = |tools: &[Tool]| generation.parser(inside, tools);
+        let tools = [tool("f")];
+        let chunks: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let chars: Vec<String> = whole.chars().map(String::from).collect();
+        let one = parser(&tools).parse([whole.as_str()]);
+        prop_assert_eq!(&parser(&tools).parse(chunks.iter().copied()), &one);
+        prop_assert_eq!(&parser(&tools).parse(chars.iter().map(String::as_str)), &one);
+        for delta in deltas(parser(&tools), &chunks) {
+            let (OutputDelta::Content(text) | OutputDelta::Reasoning(text) | OutputDelta::Arguments { text, .. } | OutputDelta::ToolCall { name: text, .. }) = delta else { continue };
+            prop_assert!(!text.is_empty());
+        }
+        // Without tools only the reasoning's own tags may go.
+        let plain = parser(&[]).parse(chunks.iter().copied());
+        let count = |text: &str| text.chars().filter(|c| !c.is_whitespace()).count();
+        let kept = count(&plain.reasoning) + count(&plain.content);
+        let tags = 2 * "<think></think>".len();
+        prop_assert!(kept <= count(&whole) && kept + tags >= count(&whole), "{kept} of {}", count(&whole));
+    }
+}
