@@ -48,12 +48,12 @@ pub enum SchedulerError {
         /// Blocks of the pool.
         total: usize,
     },
-    /// More siblings than sequences may run at once.
-    #[error("{found} sequences of one prompt, at most {max} may run at once")]
+    /// More siblings than sequences may run at once, or siblings without a token to differ in.
+    #[error("{found} sequences of one prompt, at most {max} can run at once")]
     TooManySiblings {
         /// The sequence and its siblings.
         found: usize,
-        /// `max_num_seqs`.
+        /// `max_num_seqs`, or 1 if they only prefill.
         max: usize,
     },
     /// A prompt without a token: nothing to compute a next token from.

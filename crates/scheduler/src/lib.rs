@@ -15,6 +15,7 @@ mod prefix_index;
 mod queue;
 mod schedule;
 mod scheduler;
+mod seen;
 mod sequence;
 mod stats;
 mod table;

@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, RandomState};
 use hashbrown::HashTable;
 
 use crate::SchedulerError;
+use crate::seen::Seen;
 use crate::stats::MissReason;
 
 /// What a look-up found.
@@ -57,7 +58,12 @@ pub(crate) struct PrefixIndex {
     unheld: BTreeMap<u64, u32>,
     /// Counts releases.
     now: u64,
+    /// Marks of blocks that are or were known, for [`MissReason`].
+    seen: Seen,
 }
+
+/// Marks per block, and how many times the pool's worth of them is remembered.
+const SEEN_PER_BLOCK: usize = 3 * 2;
 
 impl fmt::Debug for PrefixIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,6 +82,7 @@ impl PrefixIndex {
             table: HashTable::new(),
             unheld: BTreeMap::new(),
             now: 0,
+            seen: Seen::new(num_blocks * SEEN_PER_BLOCK),
         }
     }
 
@@ -93,14 +100,15 @@ impl PrefixIndex {
 
     /// The longest known chain of at most `max_blocks` whole blocks that `tokens` begins with under `salt`.
     pub(crate) fn find(&self, salt: u64, tokens: &[u32], max_blocks: usize) -> Found {
-        let (mut blocks, mut chain) = (Vec::new(), 0);
+        let (mut blocks, mut before) = (Vec::new(), 0);
         for tokens in tokens.chunks_exact(self.block_size).take(max_blocks) {
-            chain = (self.hash)(chain, tokens);
+            let chain = (self.hash)(before, tokens);
             let parent = blocks.last().copied();
             let Some(block) = self.get(chain, parent, salt, tokens) else {
-                return Found { blocks, missed: Some(MissReason::Cold) };
+                return Found { blocks, missed: Some(self.reason(salt, before, tokens)) };
             };
             blocks.push(block);
+            before = chain;
         }
         Found { missed: (max_blocks == 0).then_some(MissReason::BelowBlock), blocks }
     }
@@ -123,7 +131,31 @@ impl PrefixIndex {
         let key = |node: &Node| salted(hash, node.chain, node.salt);
         let rehash = |&b: &u32| nodes[b as usize].as_ref().map_or(0, key);
         table.insert_unique(salted(hash, chain, salt), block, rehash);
+        self.note(salt, before, tokens);
         block
+    }
+
+    /// What tells later why a look-up for this block missed.
+    fn marks(&self, salt: u64, before: u64, tokens: &[u32]) -> [(u64, MissReason); 3] {
+        let chain = (self.hash)(before, tokens);
+        let half = (self.hash)(before, &tokens[..tokens.len().div_ceil(2)]);
+        [
+            (salted(&self.hash, chain, salt), MissReason::Evicted),
+            (chain, MissReason::Salt),
+            (salted(&self.hash, half, salt), MissReason::BelowBlock),
+        ]
+    }
+
+    fn note(&mut self, salt: u64, before: u64, tokens: &[u32]) {
+        for (mark, _) in self.marks(salt, before, tokens) {
+            self.seen.note(mark);
+        }
+    }
+
+    /// Why a block of these tokens after `before` is not known.
+    fn reason(&self, salt: u64, before: u64, tokens: &[u32]) -> MissReason {
+        let marks = self.marks(salt, before, tokens);
+        marks.into_iter().find(|(mark, _)| self.seen.contains(*mark)).map_or(MissReason::Cold, |(_, why)| why)
     }
 
     /// `block` has a holder again.
@@ -153,9 +185,13 @@ impl PrefixIndex {
         if let Ok(entry) = self.table.find_entry(key, |&b| b == block) {
             entry.remove();
         }
-        if let Some(parent) = node.parent.and_then(|p| self.nodes[p as usize].as_mut()) {
+        let parent = node.parent.and_then(|p| self.nodes[p as usize].as_mut());
+        let before = parent.map_or(0, |parent| {
             parent.children -= 1;
-        }
+            parent.chain
+        });
+        // It may have been forgotten in all the time since it became known.
+        self.note(node.salt, before, &node.tokens);
         Some(block)
     }
 

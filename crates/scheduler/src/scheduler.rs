@@ -115,7 +115,8 @@ impl Scheduler {
         if spec.prompt.is_empty() {
             return Err(SchedulerError::EmptyPrompt { id: spec.id.0 });
         }
-        let (found, max) = (spec.siblings.len() + 1, self.options.max_num_seqs);
+        let most = if spec.max_tokens == 0 { 1 } else { self.options.max_num_seqs };
+        let (found, max) = (spec.siblings.len() + 1, most);
         if found > max {
             return Err(SchedulerError::TooManySiblings { found, max });
         }

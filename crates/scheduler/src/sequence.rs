@@ -25,7 +25,7 @@ pub struct SequenceSpec {
     pub prompt: Vec<u32>,
     /// Most tokens that will be sampled. 0: only prefill, every token of the prompt, nothing from the prefix cache.
     pub max_tokens: usize,
-    /// Further sequences that continue the same prompt.
+    /// Further sequences that continue the same prompt; none if `max_tokens` is 0.
     pub siblings: Vec<SequenceId>,
 }
 

@@ -5,11 +5,12 @@
 pub enum MissReason {
     /// These tokens have not been seen after this prefix.
     Cold,
-    /// They were cached and had to make room.
+    /// They were cached and had to make room, as far as the index remembers: twice as many blocks as the pool has.
     Evicted,
     /// They are known under another salt, that is, to somebody else.
     Salt,
-    /// The prompt, or the part it shares with a cached one, is shorter than a block.
+    /// The prompt is too short for a block to be shared, or the block agrees with a cached one in the first half of
+    /// its tokens, but not in all.
     BelowBlock,
 }
 

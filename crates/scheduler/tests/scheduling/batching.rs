@@ -95,6 +95,7 @@ fn what_cannot_run_is_refused_by_name() {
     let huge = refused(&mut world, &[1; 10], usize::MAX, 1);
     assert!(matches!(huge, SchedulerError::TooLong { total: 4, .. }), "{huge}");
     assert_eq!(refused(&mut world, &[1], 1, 4), SchedulerError::TooManySiblings { found: 4, max: 3 });
+    assert_eq!(refused(&mut world, &[1], 0, 2), SchedulerError::TooManySiblings { found: 2, max: 1 });
     world.add(0, 0, &[1; 10], 7, 2);
     let spec = |id, siblings: &[u64]| SequenceSpec {
         id: SequenceId(id),

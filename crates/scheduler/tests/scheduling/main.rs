@@ -4,5 +4,6 @@
 
 mod batching;
 mod prefix_cache;
+mod random;
 mod siblings;
 mod world;

@@ -1,7 +1,7 @@
 //! The prefix cache: what is found, what is not, and what has to make room first.
 
 use crate::world::{World, options};
-use scheduler::BlockAllocator;
+use scheduler::{BlockAllocator, PrefixMisses};
 
 fn tokens(range: std::ops::Range<u32>) -> Vec<u32> {
     range.collect()
@@ -140,4 +140,52 @@ fn cached_blocks_are_free_to_tables_outside() {
     assert_eq!((world.allocator.num_free_blocks(), world.allocator.num_cached_blocks()), (0, 0));
     world.outside.clear();
     assert_eq!(cached(&mut world, 0, &tokens(0..13), 1), 0);
+}
+
+#[test]
+fn a_miss_has_its_reason() {
+    let mut world = World::new(8, 4, options(2, 32, true));
+    let misses = |world: &World| world.scheduler.stats().prefix_misses;
+    let mut expected = PrefixMisses::default();
+    cached(&mut world, 1, &tokens(0..4), 1);
+    expected.below_block += 1;
+    assert_eq!(misses(&world), expected, "no whole block of it could ever be shared");
+    cached(&mut world, 1, &tokens(0..13), 1);
+    expected.cold += 1;
+    assert_eq!(misses(&world), expected, "never seen, but for its first block");
+    cached(&mut world, 1, &tokens(0..13), 1);
+    assert_eq!(misses(&world), expected, "nothing missed");
+    cached(&mut world, 2, &tokens(0..13), 1);
+    expected.salt += 1;
+    assert_eq!(misses(&world), expected, "known to another salt");
+    cached(&mut world, 1, &[tokens(0..6), vec![99; 7]].concat(), 1);
+    expected.below_block += 1;
+    assert_eq!(misses(&world), expected, "half of the second block is shared");
+    cached(&mut world, 1, &[tokens(0..5), vec![99; 7]].concat(), 1);
+    expected.cold += 1;
+    assert_eq!(misses(&world), expected, "one token of the second block is shared");
+    assert!(world.take_outside(32));
+    world.outside.clear();
+    cached(&mut world, 2, &tokens(0..13), 1);
+    expected.evicted += 1;
+    assert_eq!(misses(&world), expected, "it had to make room");
+    // So much passes that the index has forgotten them.
+    for i in 1..30 {
+        cached(&mut world, 3, &tokens(i * 100..i * 100 + 13), 1);
+    }
+    expected.cold += 29;
+    cached(&mut world, 2, &tokens(0..13), 1);
+    expected.cold += 1;
+    assert_eq!(misses(&world), expected);
+}
+
+#[test]
+fn a_preempted_sequence_is_looked_up_again_but_counted_once() {
+    let mut world = World::new(5, 4, options(2, 16, true));
+    for salt in [0, 1] {
+        world.add(0, salt, &[1, 2, 1, 2, 1], 12, 1);
+    }
+    world.run_to_the_end();
+    let stats = world.scheduler.stats();
+    assert_eq!((stats.preemptions, stats.prefix_cache_queries, stats.prefix_cache_hits), (1, 10, 0));
 }
