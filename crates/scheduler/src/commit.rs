@@ -28,9 +28,9 @@ impl Scheduler {
     /// Undoes the copies of the plan under way, if any, and lets go of what it held.
     pub(crate) fn abort_flight(&mut self) {
         let Some(Flight { chunks, copies, .. }) = self.flight.take() else { return };
-        for mut copy in copies {
+        for copy in copies {
             if let Some(sequence) = self.sequences.get_mut(&copy.ticket) {
-                sequence.table.swap(copy.index, &mut copy.from);
+                sequence.table = copy.before;
             }
         }
         for chunk in chunks {

@@ -80,8 +80,8 @@ pub(crate) struct FlightChunk {
 #[derive(Debug)]
 pub(crate) struct FlightCopy {
     pub(crate) ticket: u64,
-    /// Which block of the sequence.
-    pub(crate) index: usize,
-    /// Holds the block that is read.
-    pub(crate) from: BlockTable,
+    /// The block that is read.
+    pub(crate) from: u32,
+    /// The sequence's blocks as they were. All of them: who holds a block holds what it continues.
+    pub(crate) before: BlockTable,
 }

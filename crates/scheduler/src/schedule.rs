@@ -246,15 +246,13 @@ fn make_writable(
         return sequence.table.grow_to(sequence.computed + 1);
     };
     // Copies are made before anything is written, so those who left this block for a copy do not count.
-    let readers = draft.copies.iter().filter(|copy| copy.from.blocks() == [block]).count();
+    let readers = draft.copies.iter().filter(|copy| copy.from == block).count();
     if blocks.pool.num_holders(block) - readers == 1 {
         return Ok(());
     }
-    let mut copy = blocks.table();
-    copy.grow_to(1)?;
-    let to = copy.blocks()[0];
-    sequence.table.swap(index, &mut copy);
+    let before = sequence.table.fork();
+    let to = sequence.table.renew(index)?;
     draft.plan.copies.push(BlockCopy { from: block, to });
-    draft.copies.push(FlightCopy { ticket: sequence.ticket, index, from: copy });
+    draft.copies.push(FlightCopy { ticket: sequence.ticket, from: block, before });
     Ok(())
 }

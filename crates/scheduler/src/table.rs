@@ -65,9 +65,12 @@ impl BlockTable {
         Self { pool: Arc::clone(&self.pool), blocks: self.blocks.clone(), num_tokens: self.num_tokens }
     }
 
-    /// Puts the one block of `other` in the place of block `index`, and that one into `other`.
-    pub(crate) fn swap(&mut self, index: usize, other: &mut Self) {
-        std::mem::swap(&mut self.blocks[index], &mut other.blocks[0]);
+    /// Gives block `index` back and takes another in its place, which is returned.
+    pub(crate) fn renew(&mut self, index: usize) -> Result<u32, SchedulerError> {
+        self.pool.take(1, &mut self.blocks)?;
+        let old = self.blocks.swap_remove(index);
+        self.pool.give(std::iter::once(old));
+        Ok(self.blocks[index])
     }
 
     /// Makes the whole blocks of `tokens` findable under `salt`; the first `known` are already.

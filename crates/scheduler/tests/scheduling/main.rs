@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod batching;
+mod fairness;
 mod prefix_cache;
 mod random;
 mod siblings;
+mod simulation;
 mod world;

@@ -24,6 +24,7 @@ pub(crate) struct Row {
 /// What the caller knows about a sequence.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
+    pub(crate) owner: u64,
     pub(crate) salt: u64,
     pub(crate) tokens: Vec<u32>,
     pub(crate) prompt_len: usize,
@@ -131,6 +132,7 @@ impl World {
         })?;
         self.next_id += n;
         let job = Job {
+            owner,
             salt,
             tokens: prompt.to_vec(),
             prompt_len: prompt.len(),
