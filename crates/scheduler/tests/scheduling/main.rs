@@ -1,6 +1,6 @@
 //! The scheduler against a cache that knows what it holds.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and print what it measured")]
 
 mod batching;
 mod fairness;

@@ -46,7 +46,7 @@ fn run(requests: u64, waiting: usize, blocks: usize, long: usize) -> Cost {
         max_waiting: waiting,
         prefix_cache: true,
     };
-    let mut scheduler = Scheduler::new(allocator.clone(), options).unwrap();
+    let mut scheduler = Scheduler::new(allocator, options).unwrap();
     let (mut next, mut ended, mut visits, mut dearest) = (0, 0, 0, 0.0f64);
     let mut left: Vec<usize> = Vec::new();
     let start = Instant::now();
