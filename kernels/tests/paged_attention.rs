@@ -204,20 +204,22 @@ fn index_lists_narrow_what_a_query_sees() {
 #[test]
 fn a_query_does_not_depend_on_the_rest_of_the_batch() {
     let gpu = soft_gpu();
-    let device = gpu.device(Precision::Bf16);
-    for case in [mla(8, [64, 16], DType::BF16, 16), mla(8, [64, 16], DType::U8, 16)] {
+    for (precision, case, context, others) in [
+        // Alone in the small tile, then beside a longer one and a prefill, in the large one.
+        (Precision::Bf16, mla(8, [64, 16], DType::BF16, 16), 600, &[(1, 1500), (40, 90)][..]),
+        (Precision::Bf16, mla(8, [64, 16], DType::U8, 16), 600, &[(1, 1500), (40, 90)]),
+        // So many heads that they alone nearly fill a GPU: few splits, which are wider than the least.
+        (Precision::F32, mla(576, [16, 8], DType::F32, 16), 1000, &[(1, 1500)]),
+    ] {
+        let device = gpu.device(precision);
         let row = case.heads * case.row.kv_lora_rank;
-        // The same sequence first: alone in the small tile, then beside a longer one and a prefill, in the large one.
-        let alone = case.paged(&[(1, 600)]);
-        let together = case.paged(&[(1, 600), (1, 1500), (40, 90)]);
-        let (_, q) = case.queries(&device, Precision::Bf16, 42);
-        let first = crate::common::packed(
-            DType::BF16,
-            &[1, case.heads, case.row.width()],
-            &q.to_vec_f32()[..case.heads * case.row.width()],
-        );
-        let one = case.run(&device, &first.to_device(&device).unwrap(), &alone, None);
-        let all = case.run(&device, &q, &together, None);
+        let alone = case.paged(&[(1, context)]);
+        let together = case.paged(&[&[(1, context)], others].concat());
+        let (q, all) = case.queries(&device, precision, together.tokens());
+        let shape = [1, case.heads, case.row.width()];
+        let first = activations(&device, precision, &shape, &q[..case.heads * case.row.width()]);
+        let one = case.run(&device, &first, &alone, None);
+        let all = case.run(&device, &all, &together, None);
         assert_eq!(one, all[..row], "{case:?}");
     }
 }
