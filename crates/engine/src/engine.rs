@@ -11,7 +11,7 @@ use scheduler::BlockAllocator;
 
 use crate::ranks::{RankState, Ranks};
 use crate::recorded::RecordedDecode;
-use crate::step::StepInput;
+use crate::step::{StepChunk, StepInput, StepTensors};
 use crate::{EngineError, Generation, LogitRows, Rank, RankView, Request, Sequence, StepOutput, memory};
 
 /// The context an engine takes when none is asked for, unless the model's own is shorter.
@@ -214,35 +214,51 @@ impl Engine {
         rows: LogitRows,
         mut read: impl FnMut(&Tensor) -> R,
     ) -> Result<Option<R>, EngineError> {
-        // Found here, a bad id costs its own request; found by the ranks, it would cost the engine.
-        if let Some(id) = tokens.iter().find(|&&id| id as usize >= self.vocab_size) {
-            return Err(EngineError::request("tokens", format!("token ids below {}", self.vocab_size), id));
-        }
-        let start = sequence.len();
+        let (start, count) = (sequence.len(), tokens.len() as u32);
         sequence.table.grow_to(start + tokens.len())?;
-        let step = Arc::new(StepInput {
-            tokens: tokens.to_vec(),
-            start,
-            blocks: sequence.table.blocks().to_vec(),
-            block_size: self.allocator.block_size(),
-            rows,
-        });
-        let output = self.ranks.run(
-            |rank| step.run(ctx, rank, &mut |logits| Ok(read(logits))),
-            || {
-                let step = Arc::clone(&step);
-                // Only rank 0's logits are read; the others wait, so that a fault of theirs is this step's.
-                let wait = |logits: &Tensor| -> Result<_, EngineError> { Ok(logits.device().synchronize()?) };
-                Arc::new(move |rank| {
-                    step.run(&mut StepContext::new(rank.device), rank, &mut { wait }).map(drop)
-                })
-            },
-        );
+        let chunk = StepChunk { tokens: tokens.to_vec(), start, blocks: sequence.table.blocks().to_vec() };
+        let logit_rows = match rows {
+            LogitRows::None => 0..0,
+            LogitRows::Last => count.saturating_sub(1)..count,
+            LogitRows::All => 0..count,
+        };
+        let logit_rows = logit_rows.collect();
+        let step = StepInput { chunks: vec![chunk], logit_rows, ..StepInput::default() };
+        let output = self.step(ctx, &Arc::new(step), |tensors| tensors.logits.map(&mut read));
         match output {
             Ok(_) => sequence.commit(tokens),
             Err(_) => sequence.table.truncate(start),
         }
         output
+    }
+
+    /// Runs one step on all ranks, and returns what `read` makes of rank 0's results where they are. A failure of `read`
+    /// is no failure of the step.
+    pub(crate) fn step<R>(
+        &self,
+        ctx: &mut StepContext<'_>,
+        step: &Arc<StepInput>,
+        mut read: impl FnMut(StepTensors<'_>) -> R,
+    ) -> Result<R, EngineError> {
+        // Found here, a bad id costs its own request; found by the ranks, it would cost the engine.
+        let mut tokens = step.chunks.iter().flat_map(|chunk| &chunk.tokens);
+        if let Some(id) = tokens.find(|&&id| id as usize >= self.vocab_size) {
+            return Err(EngineError::request("tokens", format!("token ids below {}", self.vocab_size), id));
+        }
+        self.ranks.run(
+            |rank| step.run(ctx, rank, &mut |tensors| Ok(read(tensors))),
+            || {
+                let step = Arc::clone(step);
+                // Only rank 0's results are read; the others wait, so that a fault of theirs is this step's.
+                let wait = |tensors: StepTensors<'_>| -> Result<(), EngineError> {
+                    match tensors.logits.or(tensors.hidden) {
+                        Some(result) => Ok(result.device().synchronize()?),
+                        None => Ok(()),
+                    }
+                };
+                Arc::new(move |rank| step.run(&mut StepContext::new(rank.device), rank, &mut { wait }))
+            },
+        )
     }
 
     /// Runs `job` on every rank at once and returns what it gave on rank 0. It must call the same collectives on each,

@@ -74,6 +74,21 @@ pub enum EngineError {
         /// Its logit.
         value: f32,
     },
+    /// Ended by [`crate::Service::cancel_all`] before there was an answer.
+    #[error("cancelled")]
+    Cancelled,
+    /// A step panicked.
+    #[error("a step panicked: {words}")]
+    Panic {
+        /// What it said.
+        words: String,
+    },
+    /// Hidden states that have no direction.
+    #[error("the mean of the hidden states has length {norm}: there is no embedding")]
+    Embedding {
+        /// The length.
+        norm: f64,
+    },
     /// A constraint that allows no token, or not the one that it allowed.
     #[error("the constraint on the output failed: {reason}")]
     Constraint {

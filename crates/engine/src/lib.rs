@@ -36,8 +36,8 @@ pub use sampler::{Sampled, Sampler};
 pub use sampling::{MAX_LOGPROBS, SamplingParams};
 pub use sequence::Sequence;
 pub use service::{
-    Constraint, FinishCounts, Health, Histogram, Job, Service, ServiceMetrics, ServiceOptions, SubmitError,
-    TokenEvent, TokenEvents,
+    Constraint, FinishCounts, Health, Histogram, Job, PrefixMisses, Service, ServiceMetrics, ServiceOptions,
+    SubmitError, TokenEvent, TokenEvents,
 };
 pub use stats::GenerationStats;
 pub use step::{LogitRows, StepOutput};

@@ -4,6 +4,7 @@
 //! each. They meet inside it, in the model's collectives. A rank that fails aborts the group, which ends the step on
 //! all others; the group is dead from then on, because nobody knows how far its caches got.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -239,14 +240,16 @@ fn guarded<R>(
     let failure = match catch_unwind(AssertUnwindSafe(part)) {
         Ok(Ok(result)) => return Ok(result),
         Ok(Err(error)) => Failure::of(rank, &error),
-        Err(panic) => {
-            let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-            Failure::own(rank, format!("panicked: {}", words.unwrap_or_default()))
-        }
+        Err(panic) => Failure::own(rank, format!("panicked: {}", panic_words(&*panic))),
     };
     comm.abort(&failure.reason);
     Err(failure)
+}
+
+/// What a panic said.
+pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 /// The failure that all others follow from.

@@ -1,4 +1,5 @@
-//! [`Sampler`]: the state of one request's penalties and random stream, and what it asks of `kernels::ops::sample`.
+//! [`Sampler`]: the state of one request's penalties and random stream, and what it asks of `kernels::ops::sample`;
+//! [`sample_rows`]: one call for all that a step samples.
 //!
 //! The choice is made where the logits are, and is the same on every device: only the token comes back. Alternatives
 //! with their log-probabilities are gathered on the host.
@@ -30,6 +31,8 @@ pub struct Sampled {
 pub struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
+    /// The number of the step that is under way; kept, so that a step that fails and is run again draws the same.
+    drawn: Option<u64>,
     seed: u64,
     /// By token: biases, and occurrences in prompt and output where a penalty needs them.
     edits: BTreeMap<u32, LogitEdit>,
@@ -56,7 +59,8 @@ impl Sampler {
         if params.repetition_penalty != 1.0 {
             prompt.iter().for_each(|&token| edit_of(&mut edits, token).seen = 1);
         }
-        Ok(Self { rng: ChaCha8Rng::seed_from_u64(seed), seed, params, edits, candidates: Vec::new() })
+        let rng = ChaCha8Rng::seed_from_u64(seed);
+        Ok(Self { rng, drawn: None, seed, params, edits, candidates: Vec::new() })
     }
 
     /// The seed in use; passing it again repeats the run.
@@ -69,13 +73,8 @@ impl Sampler {
     /// # Errors
     /// As [`Sampler::sample`], and any failure of the device since the last wait.
     pub fn choose(&mut self, logits: &Tensor) -> Result<Sampled, EngineError> {
-        if self.params.logprobs.is_some_and(|count| count > 0) {
-            return self.sample(&mut logits.read_f32()?);
-        }
-        let mut batch = SampleBatch::default();
-        batch.push(self.row(), &self.edit_list());
-        let choices = ops::sample(logits, &batch)?.read()?;
-        self.accept(choices[0], Vec::new())
+        let mut rows = [SampleRow { sampler: self, allowed: None }];
+        sample_rows(logits, &mut rows)?.swap_remove(0)
     }
 
     /// Picks the next token from `logits` `[V]`, which are left changed by bias and penalties.
@@ -83,10 +82,8 @@ impl Sampler {
     /// # Errors
     /// [`EngineError::Logits`] if a logit is NaN or positive infinity, or if none is left above negative infinity.
     pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, EngineError> {
-        let top = match self.params.logprobs {
-            Some(count) if count > 0 && logits.iter().all(|v| *v < f32::INFINITY) => {
-                top_logprobs(logits, count)
-            }
+        let top = match self.alternatives() {
+            Some(count) if logits.iter().all(|v| *v < f32::INFINITY) => top_logprobs(logits, count),
             _ => Vec::new(),
         };
         let (row, edits) = (self.row(), self.edit_list());
@@ -97,8 +94,9 @@ impl Sampler {
     /// The parameters of the next step; a step that draws takes its number from the stream, whatever is filtered.
     fn row(&mut self) -> SampleParams {
         let p = &self.params;
+        let mut draw = || *self.drawn.get_or_insert_with(|| self.rng.next_u64());
         SampleParams {
-            random: if p.temperature == 0.0 { 0 } else { self.rng.next_u64() },
+            random: if p.temperature == 0.0 { 0 } else { draw() },
             temperature: p.temperature,
             top_p: p.top_p,
             min_p: p.min_p,
@@ -108,6 +106,11 @@ impl Sampler {
             top_k: u32::try_from(p.top_k).unwrap_or(u32::MAX),
             logprob: u32::from(p.logprobs.is_some()),
         }
+    }
+
+    /// How many alternatives each step reports, if any.
+    fn alternatives(&self) -> Option<usize> {
+        self.params.logprobs.filter(|&count| count > 0)
     }
 
     fn edit_list(&self) -> Vec<LogitEdit> {
@@ -122,6 +125,7 @@ impl Sampler {
                 return Err(EngineError::Logits { token: token as usize, value: logit });
             }
         };
+        self.drawn = None;
         let p = &self.params;
         if p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0 {
             let edit = edit_of(&mut self.edits, token);
@@ -129,6 +133,72 @@ impl Sampler {
         }
         Ok(Sampled { token, logprob: self.params.logprobs.map(|_| logprob), top_logprobs })
     }
+}
+
+/// A row of a step's logits and who picks from it.
+pub(crate) struct SampleRow<'a> {
+    pub(crate) sampler: &'a mut Sampler,
+    /// The tokens that may be picked, see [`crate::Constraint::allowed`].
+    pub(crate) allowed: Option<&'a [u32]>,
+}
+
+/// Picks a token from each of the first rows of `logits` `[R, V]`, where they are; what is behind them is ignored. What
+/// one row lacks is its own error.
+pub(crate) fn sample_rows(
+    logits: &Tensor,
+    rows: &mut [SampleRow<'_>],
+) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+    let mut batch = SampleBatch::default();
+    for row in &mut *rows {
+        batch.push(row.sampler.row(), &row.sampler.edit_list());
+    }
+    (rows.len()..logits.dim(0)).for_each(|_| batch.push(SampleParams::default(), &[]));
+    if rows.iter().any(|row| row.allowed.is_some()) {
+        batch.allow(mask(rows, logits.dim(0), logits.dim(1)));
+    }
+    let choices = ops::sample(logits, &batch)?.read()?;
+    let mut alternatives = alternatives(logits, rows)?.into_iter();
+    let sampled = rows.iter_mut().zip(choices).map(|(row, choice)| {
+        let wants = row.sampler.alternatives();
+        let top = wants.and_then(|count| Some(top_logprobs(&alternatives.next()?, count)));
+        match (choice, row.allowed) {
+            (Choice::NoDistribution { logit: f32::NEG_INFINITY, .. }, Some(_)) => {
+                Err(EngineError::Constraint { reason: "none of the tokens it allows can come".into() })
+            }
+            _ => row.sampler.accept(choice, top.unwrap_or_default()),
+        }
+    });
+    Ok(sampled.collect())
+}
+
+/// The masks of all rows of a step `[R, ceil(V / 32)]`; a row without one allows everything.
+fn mask(rows: &[SampleRow<'_>], count: usize, vocab: usize) -> Vec<u32> {
+    let width = vocab.div_ceil(32);
+    let mut words = Vec::with_capacity(count * width);
+    for (row, end) in rows.iter().zip((width..).step_by(width)) {
+        match row.allowed {
+            // A tokenizer may know more ids than the model, or fewer.
+            Some(allowed) => {
+                words.extend(allowed.iter().take(width));
+                words.resize(end, 0);
+            }
+            None => words.resize(end, u32::MAX),
+        }
+    }
+    words.resize(count * width, u32::MAX);
+    words
+}
+
+/// The logits, on the host, of those rows that report alternatives.
+fn alternatives(logits: &Tensor, rows: &[SampleRow<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
+    let wanted: Vec<u32> =
+        (0..).zip(rows).filter(|(_, row)| row.sampler.alternatives().is_some()).map(|(i, _)| i).collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let index = Tensor::from_u32(&logits.device(), &[wanted.len()], &wanted)?;
+    let values = ops::gather_rows(logits, &index)?.read_f32()?;
+    Ok(values.chunks_exact(logits.dim(1)).map(<[f32]>::to_vec).collect())
 }
 
 fn edit_of(edits: &mut BTreeMap<u32, LogitEdit>, token: u32) -> &mut LogitEdit {

@@ -1,4 +1,6 @@
-//! [`StepInput`]: the tokens that a step feeds to every rank, and what it answers.
+//! [`StepInput`]: the tokens that a step feeds to every rank, over any number of sequences, and what it answers.
+
+use std::borrow::Cow;
 
 use kernels::ops::PagedBatch;
 use kernels::{Tensor, ops};
@@ -8,7 +10,7 @@ use crate::ranks::ask_group;
 use crate::recorded::DecodeRow;
 use crate::{EngineError, RankView};
 
-/// For which of a step's tokens the vocabulary is scored.
+/// For which of a sequence's new tokens the vocabulary is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogitRows {
     /// For none: more of the prompt follows.
@@ -26,59 +28,115 @@ pub struct StepOutput {
     pub logits: Option<Tensor>,
 }
 
-/// New tokens of one sequence and where they go; the same on every rank.
+/// New tokens of one sequence and where they go.
 #[derive(Debug, Clone)]
-pub(crate) struct StepInput {
+pub(crate) struct StepChunk {
     pub(crate) tokens: Vec<u32>,
     /// Position of the first of them.
     pub(crate) start: usize,
     /// The sequence's block table, with room for them.
     pub(crate) blocks: Vec<u32>,
-    pub(crate) block_size: usize,
-    pub(crate) rows: LogitRows,
+}
+
+impl StepChunk {
+    fn end(&self) -> usize {
+        self.start + self.tokens.len()
+    }
+}
+
+/// One step; the same on every rank. The rows of a step are the tokens of its chunks, chunk after chunk.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StepInput {
+    /// `(source, target)`: blocks of every layer's cache that are copied before anything else.
+    pub(crate) copies: Vec<(u32, u32)>,
+    pub(crate) chunks: Vec<StepChunk>,
+    /// The rows that are scored, in this order; a row may be scored more than once.
+    pub(crate) logit_rows: Vec<u32>,
+    /// The rows whose last hidden states are wanted.
+    pub(crate) hidden_rows: Vec<u32>,
+}
+
+/// What a step computed, where it was computed, in memory that is the next step's.
+pub(crate) struct StepTensors<'a> {
+    /// Logits of the rows that were asked for. A replayed step has more rows behind them, which mean nothing.
+    pub(crate) logits: Option<&'a Tensor>,
+    /// Final-normed hidden states of the rows that were asked for.
+    pub(crate) hidden: Option<&'a Tensor>,
 }
 
 impl StepInput {
     /// One rank's part of the step, replayed where it is a decode step that the device has recorded, and what `read`
-    /// makes of its logits. They lie on the device, in memory that is the next step's.
+    /// makes of its results.
     pub(crate) fn run<R>(
         &self,
         ctx: &mut StepContext<'_>,
         rank: &mut RankView<'_>,
-        read: &mut impl FnMut(&Tensor) -> Result<R, EngineError>,
-    ) -> Result<Option<R>, EngineError> {
-        if let (&[token], LogitRows::Last, false) = (&self.tokens[..], self.rows, ctx.is_probed()) {
-            let row = DecodeRow { token, position: self.start as u32, blocks: &self.blocks };
-            if let Some(result) = rank.decode(&[row], read)? {
-                return Ok(Some(result));
-            }
+        read: &mut impl FnMut(StepTensors<'_>) -> Result<R, EngineError>,
+    ) -> Result<R, EngineError> {
+        if !self.copies.is_empty() {
+            rank.kv.copy_blocks(&self.copies)?;
         }
-        let Some(logits) = self.compute(ctx, rank)? else {
-            return Ok(None);
-        };
-        ask_group(rank.comm)?;
-        Ok(Some(read(&logits)?))
+        if !ctx.is_probed()
+            && let Some(rows) = self.decode_rows()
+            && let Some(result) =
+                rank.decode(&rows, &mut |logits| read(StepTensors { logits: Some(logits), hidden: None }))?
+        {
+            return Ok(result);
+        }
+        if self.chunks.is_empty() {
+            return read(StepTensors { logits: None, hidden: None });
+        }
+        let hidden = self.forward(ctx, rank)?;
+        let logits =
+            self.gather(&hidden, &self.logit_rows)?.map(|rows| rank.model.logits(&rows)).transpose()?;
+        let hidden = self.gather(&hidden, &self.hidden_rows)?;
+        if logits.is_some() || hidden.is_some() {
+            ask_group(rank.comm)?;
+        }
+        read(StepTensors { logits: logits.as_ref(), hidden: hidden.as_deref() })
     }
 
-    /// The step in the ordinary way.
-    fn compute(
-        &self,
-        ctx: &mut StepContext<'_>,
-        rank: &mut RankView<'_>,
-    ) -> Result<Option<Tensor>, EngineError> {
-        let (count, end) = (self.tokens.len(), self.start + self.tokens.len());
-        let paged = PagedBatch::new(rank.device, self.block_size, &[(count, end, &self.blocks)])?;
-        let positions: Vec<u32> = (self.start as u32..end as u32).collect();
-        let batch = Batch::new(&self.tokens, &positions, paged)?;
-        let hidden = rank.model.forward(ctx, &batch, rank.kv)?;
-        let logits = match self.rows {
-            LogitRows::None => return Ok(None),
-            LogitRows::All => rank.model.logits(&hidden)?,
-            LogitRows::Last => {
-                let last = Tensor::from_u32(rank.device, &[1], &[count as u32 - 1])?;
-                rank.model.logits(&ops::gather_rows(&hidden, &last)?)?
-            }
+    /// The rows of a step in which every sequence has one new token and scores it.
+    fn decode_rows(&self) -> Option<Vec<DecodeRow<'_>>> {
+        let is_decode = self.hidden_rows.is_empty()
+            && !self.chunks.is_empty()
+            && self.logit_rows.iter().copied().eq(0..self.chunks.len() as u32);
+        if !is_decode {
+            return None;
+        }
+        let row = |chunk: &'_ StepChunk| match chunk.tokens[..] {
+            [token] => Some((token, chunk.start as u32)),
+            _ => None,
         };
-        Ok(Some(logits))
+        self.chunks
+            .iter()
+            .map(|chunk| {
+                row(chunk).map(|(token, position)| DecodeRow { token, position, blocks: &chunk.blocks })
+            })
+            .collect()
+    }
+
+    /// The final-normed hidden states of all rows, computed in the ordinary way.
+    fn forward(&self, ctx: &mut StepContext<'_>, rank: &mut RankView<'_>) -> Result<Tensor, EngineError> {
+        let sequences: Vec<(usize, usize, &[u32])> =
+            self.chunks.iter().map(|chunk| (chunk.tokens.len(), chunk.end(), &chunk.blocks[..])).collect();
+        let paged = PagedBatch::new(rank.device, rank.kv.block_size(), &sequences)?;
+        let tokens: Vec<u32> = self.chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
+        let positions: Vec<u32> =
+            self.chunks.iter().flat_map(|chunk| chunk.start as u32..chunk.end() as u32).collect();
+        let batch = Batch::new(&tokens, &positions, paged)?;
+        Ok(rank.model.forward(ctx, &batch, rank.kv)?)
+    }
+
+    /// The rows `rows` of `hidden`; `None` if there are none.
+    fn gather<'h>(&self, hidden: &'h Tensor, rows: &[u32]) -> Result<Option<Cow<'h, Tensor>>, EngineError> {
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        if rows.iter().copied().eq(0..hidden.dim(0) as u32) {
+            return Ok(Some(Cow::Borrowed(hidden)));
+        }
+        let rows = Tensor::from_u32(&hidden.device(), &[rows.len()], rows)?;
+        Ok(Some(Cow::Owned(ops::gather_rows(hidden, &rows)?)))
     }
 }

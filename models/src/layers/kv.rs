@@ -3,7 +3,7 @@
 //! Which block belongs to which sequence is the scheduler's business; here a block is only a row range, the same in
 //! every layer.
 
-use kernels::{DType, Device, Fp8Row, Tensor};
+use kernels::{DType, Device, Fp8Row, Tensor, ops};
 
 use crate::{ModelError, Result};
 
@@ -132,6 +132,14 @@ impl KvCache {
             return Err(ModelError::step("kv", format!("{count} layers"), self.layers.len()));
         }
         Ok(&mut self.layers)
+    }
+
+    /// Copies block `source` to block `target` in every layer, for every pair `(source, target)`.
+    ///
+    /// # Errors
+    /// As [`ops::copy_blocks`].
+    pub fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<()> {
+        Ok(self.layers.iter_mut().try_for_each(|layer| ops::copy_blocks(layer, pairs))?)
     }
 
     /// The tensors alone, for running layers by hand.

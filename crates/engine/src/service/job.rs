@@ -58,12 +58,7 @@ impl fmt::Debug for Job {
 #[derive(Debug)]
 pub(crate) enum Task {
     Generate(Box<Job>),
-    #[expect(dead_code, reason = "one job after the other asks neither whose it is nor what it shares")]
-    Embed {
-        prompt: Vec<u32>,
-        owner: u64,
-        salt: u64,
-    },
+    Embed { prompt: Vec<u32>, owner: u64, salt: u64 },
 }
 
 /// A job that was taken.

@@ -1,5 +1,7 @@
 //! [`ServiceMetrics`]: counters, sums and histograms under vLLM's names, for whoever exports them.
 
+use scheduler::{PrefixMisses, SchedulerStats};
+
 use crate::FinishReason;
 
 /// A snapshot; counters count from the start of the service, and times are in seconds.
@@ -16,8 +18,8 @@ pub struct ServiceMetrics {
     pub prefix_cache_queries: u64,
     /// Of those, how many were there.
     pub prefix_cache_hits: u64,
-    /// Prompts that the cache did not have to the last whole block, by reason.
-    pub prefix_misses: Vec<(&'static str, u64)>,
+    /// Prompts that the cache did not have to the last whole block, by the reason why not.
+    pub prefix_misses: PrefixMisses,
     /// Times that a sequence lost its blocks to others and was computed again.
     pub num_preemptions: u64,
     /// Prompt tokens of jobs that began, found in the cache or computed.
@@ -44,7 +46,7 @@ impl Default for ServiceMetrics {
             kv_cache_usage_perc: 0.0,
             prefix_cache_queries: 0,
             prefix_cache_hits: 0,
-            prefix_misses: Vec::new(),
+            prefix_misses: PrefixMisses::default(),
             num_preemptions: 0,
             prompt_tokens: 0,
             generation_tokens: 0,
@@ -54,6 +56,19 @@ impl Default for ServiceMetrics {
             e2e_request_latency: Histogram::new(&REQUEST_BOUNDS),
             request_queue_time: Histogram::new(&REQUEST_BOUNDS),
         }
+    }
+}
+
+impl ServiceMetrics {
+    /// Takes over what the scheduler counts.
+    pub(crate) fn take(&mut self, stats: &SchedulerStats) {
+        self.num_requests_running = stats.running;
+        self.num_requests_waiting = stats.waiting;
+        self.kv_cache_usage_perc = stats.num_used_blocks as f64 / stats.num_blocks.max(1) as f64;
+        self.prefix_cache_queries = stats.prefix_cache_queries;
+        self.prefix_cache_hits = stats.prefix_cache_hits;
+        self.prefix_misses = stats.prefix_misses;
+        self.num_preemptions = stats.preemptions;
     }
 }
 

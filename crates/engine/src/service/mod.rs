@@ -4,8 +4,10 @@
 //! every job gets its events over a bounded channel of its own: a reader who does not read holds up nobody else, and
 //! one who goes away ends the job within a step.
 
+mod batch;
 mod events;
 mod job;
+mod live;
 mod metrics;
 mod runner;
 mod shared;
@@ -19,8 +21,10 @@ use std::time::Duration;
 pub use events::{TokenEvent, TokenEvents};
 pub use job::{Constraint, Job};
 pub use metrics::{FinishCounts, Histogram, ServiceMetrics};
+pub use scheduler::PrefixMisses;
 
 use job::{Admitted, Task};
+use runner::Runner;
 use shared::{Message, Shared};
 
 use crate::{Engine, EngineError, Request};
@@ -30,7 +34,8 @@ use crate::{Engine, EngineError, Request};
 pub struct ServiceOptions {
     /// Most sequences of a step, and so most siblings of a job.
     pub max_num_seqs: usize,
-    /// Most tokens of a step, at most the engine's `prefill_chunk`, which is what memory was planned for.
+    /// Most tokens of a step: at least `max_num_seqs`, so that none is left out, and at most the engine's
+    /// `prefill_chunk`, which is what memory was planned for.
     pub max_num_batched_tokens: usize,
     /// Most jobs that wait for their first step; the next one is refused.
     pub max_waiting: usize,
@@ -56,15 +61,17 @@ impl ServiceOptions {
     fn validate(&self, prefill_chunk: usize) -> Result<(), EngineError> {
         let sizes = [
             ("max_num_seqs", self.max_num_seqs),
-            ("max_num_batched_tokens", self.max_num_batched_tokens),
             ("max_waiting", self.max_waiting),
             ("event_capacity", self.event_capacity),
         ];
         if let Some((field, found)) = sizes.into_iter().find(|(_, size)| *size == 0) {
             return Err(EngineError::options(field, "at least 1", found));
         }
-        if self.max_num_batched_tokens > prefill_chunk {
-            let expected = format!("at most the engine's prefill_chunk of {prefill_chunk}");
+        let tokens = self.max_num_seqs..=prefill_chunk;
+        if !tokens.contains(&self.max_num_batched_tokens) {
+            let (least, most) = tokens.into_inner();
+            let expected =
+                format!("{least}, which is max_num_seqs, to {most}, which is the engine's prefill_chunk");
             return Err(EngineError::options(
                 "max_num_batched_tokens",
                 expected,
@@ -149,10 +156,10 @@ impl Service {
         options.validate(engine.prefill_chunk())?;
         let (messages, inbox) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared::default());
-        let run = runner::start(Arc::clone(&engine), options, Arc::clone(&shared), inbox)?;
+        let runner = Runner::new(Arc::clone(&engine), options, Arc::clone(&shared), inbox)?;
         let thread = thread::Builder::new()
             .name("engine".into())
-            .spawn(run)
+            .spawn(move || runner.run())
             .map_err(|source| EngineError::Thread { what: "the engine loop".into(), source })?;
         let inner = Inner { engine, options: options.clone(), shared, messages, thread: Some(thread) };
         Ok(Self { inner: Arc::new(inner) })

@@ -90,7 +90,11 @@ impl Shared {
         self.draining.store(true, Ordering::SeqCst);
     }
 
+    /// Whether nothing waits or runs; a dead engine runs nothing.
     pub(crate) fn is_idle(&self) -> bool {
+        if self.dead.get().is_some() {
+            return true;
+        }
         // In this order: a job that begins is counted as running before it stops being counted as waiting.
         self.waiting.load(Ordering::SeqCst) == 0 && self.running.load(Ordering::SeqCst) == 0
     }

@@ -1,0 +1,151 @@
+//! A plan of the scheduler carried out, and the guilty found if it cannot be.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use models::StepContext;
+use scheduler::{Chunk, Plan, SequenceId};
+
+use super::live::{Continuation, Lives};
+use crate::ranks::panic_words;
+use crate::sampler::{SampleRow, sample_rows};
+use crate::step::{StepChunk, StepInput, StepTensors};
+use crate::{Engine, EngineError, Sampled};
+
+/// What a plan gave.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Who sampled what.
+    pub(crate) sampled: Vec<(SequenceId, Result<Sampled, EngineError>)>,
+    /// Hidden states `[count, D]` of prompts that are embedded.
+    pub(crate) hidden: Vec<(SequenceId, usize, Vec<f32>)>,
+    /// Sequences whose part could not be computed.
+    pub(crate) failed: Vec<(SequenceId, EngineError)>,
+}
+
+/// Carries out `plan`. If it fails as a whole, its parts are run one by one, so that only the guilty fail.
+///
+/// # Errors
+/// The engine is lost.
+pub(crate) fn run(engine: &Engine, plan: &Plan, lives: &mut Lives) -> Result<Outcome, EngineError> {
+    let copies = || plan.copies.iter().map(|copy| (copy.from, copy.to)).collect();
+    let error = match attempt(engine, copies(), &plan.chunks, lives) {
+        Ok(outcome) => return Ok(outcome),
+        Err(error @ EngineError::Rank { .. }) => return Err(error),
+        Err(error) => error,
+    };
+    let mut outcome = Outcome::default();
+    if let [only] = &plan.chunks[..] {
+        outcome.failed.push((only.id, error));
+    } else {
+        attempt(engine, copies(), &[], lives)?;
+        for chunk in &plan.chunks {
+            match attempt(engine, Vec::new(), std::slice::from_ref(chunk), lives) {
+                Ok(part) => outcome.join(part),
+                Err(error @ EngineError::Rank { .. }) => return Err(error),
+                Err(error) => outcome.failed.push((chunk.id, error)),
+            }
+        }
+    }
+    // A device that is lost fails whatever it is given, and nobody is guilty.
+    engine.on_ranks(|rank| Ok(rank.device.synchronize()?))?;
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn join(&mut self, part: Self) {
+        self.sampled.extend(part.sampled);
+        self.hidden.extend(part.hidden);
+        self.failed.extend(part.failed);
+    }
+}
+
+/// A step, and who wants what of its rows.
+#[derive(Default)]
+struct Parts {
+    input: StepInput,
+    /// One for each of the step's rows of logits. Taken out for the step, which changes many of them at once.
+    samplers: Vec<(SequenceId, Box<Continuation>)>,
+    /// Who embeds, and how many of the step's rows of hidden states are its.
+    embedded: Vec<(SequenceId, usize)>,
+}
+
+impl Parts {
+    fn new(copies: Vec<(u32, u32)>, chunks: &[Chunk], lives: &mut Lives) -> Self {
+        let mut parts = Self { input: StepInput { copies, ..StepInput::default() }, ..Self::default() };
+        let mut end = 0;
+        for Chunk { id, start, tokens, blocks, sample, .. } in chunks {
+            let rows = end..end + tokens.len() as u32;
+            end = rows.end;
+            for id in sample {
+                if let Some(continuation) = lives.continuations.remove(id) {
+                    parts.input.logit_rows.push(end - 1);
+                    parts.samplers.push((*id, continuation));
+                }
+            }
+            if lives.means.contains_key(id) {
+                parts.input.hidden_rows.extend(rows);
+                parts.embedded.push((*id, tokens.len()));
+            }
+            let chunk = StepChunk { tokens: tokens.clone(), start: *start, blocks: blocks.clone() };
+            parts.input.chunks.push(chunk);
+        }
+        parts
+    }
+}
+
+/// One step over `chunks`. A panic in it is an error like any other. A step that fails leaves all as it was.
+fn attempt(
+    engine: &Engine,
+    copies: Vec<(u32, u32)>,
+    chunks: &[Chunk],
+    lives: &mut Lives,
+) -> Result<Outcome, EngineError> {
+    let Parts { input, mut samplers, embedded } = Parts::new(copies, chunks, lives);
+    let ids: Vec<SequenceId> = samplers.iter().map(|(id, _)| *id).collect();
+    let result = catch_unwind(AssertUnwindSafe(|| step(engine, input, &mut samplers)));
+    lives.continuations.extend(samplers);
+    let (sampled, hidden) =
+        result.unwrap_or_else(|panic| Err(EngineError::Panic { words: panic_words(&*panic) }))?;
+    let width = hidden.len() / embedded.iter().map(|(_, count)| count).sum::<usize>().max(1);
+    let mut rest = &hidden[..];
+    let hidden = embedded.into_iter().map(|(id, count)| {
+        let (rows, others) = rest.split_at(count * width);
+        rest = others;
+        (id, count, rows.to_vec())
+    });
+    let hidden = hidden.collect();
+    Ok(Outcome { sampled: ids.into_iter().zip(sampled).collect(), hidden, failed: Vec::new() })
+}
+
+type Samples = Vec<Result<Sampled, EngineError>>;
+
+/// The samples of a step and its hidden states, on the host.
+fn step(
+    engine: &Engine,
+    input: StepInput,
+    samplers: &mut [(SequenceId, Box<Continuation>)],
+) -> Result<(Samples, Vec<f32>), EngineError> {
+    let mut broken = Vec::new();
+    let rows = samplers.iter_mut().enumerate().map(|(i, (_, continuation))| {
+        let (sampler, allowed) = continuation.row();
+        // It takes part, because the row is in the step; what it gives is thrown away.
+        let allowed = allowed.unwrap_or_else(|error| {
+            broken.push((i, error));
+            None
+        });
+        SampleRow { sampler, allowed }
+    });
+    let mut rows: Vec<SampleRow<'_>> = rows.collect();
+    let mut ctx = StepContext::new(engine.device());
+    let (mut sampled, hidden) =
+        engine.step(&mut ctx, &Arc::new(input), |StepTensors { logits, hidden }| {
+            let sampled = logits.map_or(Ok(Vec::new()), |logits| sample_rows(logits, &mut rows))?;
+            let hidden = hidden.map_or(Ok(Vec::new()), |hidden| hidden.read_f32())?;
+            Ok::<_, EngineError>((sampled, hidden))
+        })??;
+    for (i, error) in broken {
+        sampled[i] = Err(error);
+    }
+    Ok((sampled, hidden))
+}
