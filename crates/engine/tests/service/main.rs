@@ -1,0 +1,6 @@
+//! A service over a tiny model: what it answers is what single generations answer, whatever else runs or fails.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod equality;
+mod support;
