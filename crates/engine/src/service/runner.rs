@@ -76,9 +76,12 @@ impl Runner {
     }
 
     fn turns(&mut self) -> Result<(), EngineError> {
-        while !self.is_stopping {
+        loop {
             while let Ok(message) = self.inbox.try_recv() {
                 self.hear(message);
+            }
+            if self.is_stopping {
+                return Ok(());
             }
             self.shared.beat();
             let plan = self.scheduler.schedule();
@@ -96,7 +99,6 @@ impl Runner {
             let outcome = batch::run(&self.engine, &plan, &mut self.lives)?;
             self.commit(plan, outcome, started.elapsed());
         }
-        Ok(())
     }
 
     /// Nothing can be computed before a message comes.
