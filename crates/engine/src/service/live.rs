@@ -69,7 +69,7 @@ pub(crate) struct Advance {
 
 impl Continuation {
     /// The continuations of job `number`, at most `max_tokens` long each.
-    pub(crate) fn all(number: u64, job: &Job, max_tokens: usize) -> Result<Vec<Self>, EngineError> {
+    pub(crate) fn all(number: u64, job: &mut Job, max_tokens: usize) -> Result<Vec<Self>, EngineError> {
         let Job { request, n, constraint, .. } = job;
         let stop_token_ids: Arc<[u32]> = request.stop_token_ids.as_slice().into();
         let mut continuations = Vec::with_capacity(*n);
@@ -77,12 +77,13 @@ impl Continuation {
             let seed = request.sampling.seed.map(|seed| seed.wrapping_add(index as u64));
             let sampler = Sampler::new(SamplingParams { seed, ..request.sampling.clone() }, &request.prompt)?;
             let prompt_tokens = request.prompt.len();
+            let is_last = index + 1 == *n;
             continuations.push(Self {
                 job: number,
                 index,
                 stats: GenerationStats { prompt_tokens, seed: sampler.seed(), ..GenerationStats::default() },
                 sampler,
-                constraint: constraint.as_ref().map(|constraint| constraint.fork()),
+                constraint: if is_last { constraint.take() } else { fork(constraint.as_deref())? },
                 stop_token_ids: Arc::clone(&stop_token_ids),
                 max_tokens,
                 last_token: None,
@@ -129,6 +130,10 @@ impl Continuation {
         let is_first = self.last_token.is_none();
         *if is_first { &mut self.stats.prefill } else { &mut self.stats.decode } += elapsed;
     }
+}
+
+fn fork(constraint: Option<&dyn Constraint>) -> Result<Option<Box<dyn Constraint>>, EngineError> {
+    constraint.map(|constraint| guarded(|| Ok(constraint.fork()))).transpose()
 }
 
 /// A constraint is somebody else's code: its panic is its job's failure.

@@ -145,11 +145,11 @@ impl Runner {
         }
     }
 
-    fn generate(&mut self, number: u64, job: Job) -> Result<(), EngineError> {
+    fn generate(&mut self, number: u64, mut job: Job) -> Result<(), EngineError> {
         let left = self.engine.context_len() - job.request.prompt.len();
         let max_tokens = job.request.max_tokens.unwrap_or(left);
         let mut ids = Vec::with_capacity(job.n);
-        for continuation in Continuation::all(number, &job, max_tokens)? {
+        for continuation in Continuation::all(number, &mut job, max_tokens)? {
             let id = self.next_id();
             self.lives.continuations.insert(id, Box::new(continuation));
             ids.push(id);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::{Engine, EngineOptions, Job, PrefixMisses, Request, SamplingParams, Service, ServiceOptions};
+use engine::{Engine, EngineOptions, Job, Request, SamplingParams, Service, ServiceOptions};
 
 use crate::support::{
     Heard, alone, assert_clean, engine, options, prompt, ranks, request, run, seeded, service,
@@ -146,7 +146,7 @@ fn salts_do_not_meet_in_the_cache() {
         run(&service, vec![job]).remove(0).cached_tokens
     };
     assert_eq!([cached(1), cached(2), cached(1), cached(2)], [Some(0), Some(0), Some(36), Some(36)]);
-    assert_ne!(service.metrics().prefix_misses, PrefixMisses::default(), "the reasons are counted");
+    assert!(service.metrics().prefix_misses.salt > 0);
 }
 
 #[test]

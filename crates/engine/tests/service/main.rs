@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod embedding;
 mod equality;
+mod faults;
+mod lifecycle;
+mod readers;
 mod support;
