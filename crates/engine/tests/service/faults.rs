@@ -9,12 +9,12 @@ use crate::support::{
 
 /// Tokens whose number is a multiple of `step`, below `end`.
 #[derive(Clone)]
-struct Multiples {
+pub(crate) struct Multiples {
     words: Vec<u32>,
 }
 
 impl Multiples {
-    fn new(step: usize, end: usize) -> Self {
+    pub(crate) fn new(step: usize, end: usize) -> Self {
         let mut words = vec![0; end.div_ceil(32)];
         (0..end).step_by(step).for_each(|token| words[token / 32] |= 1 << (token % 32));
         Self { words }

@@ -5,6 +5,7 @@
 mod embedding;
 mod equality;
 mod faults;
+mod gpu;
 mod lifecycle;
 mod readers;
 mod support;

@@ -1,0 +1,87 @@
+//! A service on a GPU: recorded steps of many sequences, padded to their bucket, and a GPU that is lost.
+
+use std::sync::Arc;
+
+use comm::Solo;
+use engine::{Engine, EngineOptions, Job, Rank, Request, Service, SubmitError};
+use kernels::{CudaOptions, Device, Precision};
+use testkit::{Fixture, soft_gpu};
+
+use crate::faults::Multiples;
+use crate::support::{Heard, alone, assert_clean, eventually, prompt, request, run, seeded, service_options};
+
+fn engine(fixture: &str, record_decode: bool) -> Arc<Engine> {
+    let options = CudaOptions { precision: Precision::Bf16, ..CudaOptions::default() };
+    let device = Device::cuda(&options).unwrap();
+    let checkpoint = Fixture::open(fixture).checkpoint();
+    let model = models::load(&checkpoint, &device, Arc::new(Solo), &mut |_| {}).unwrap();
+    let options =
+        EngineOptions { record_decode, context_len: Some(64), max_sequences: 8, ..Default::default() };
+    Engine::new(vec![Rank::solo(model, device)], &options).unwrap()
+}
+
+fn service(engine: &Arc<Engine>) -> Service {
+    Service::start(Arc::clone(engine), &service_options()).unwrap()
+}
+
+fn requests() -> Vec<Request> {
+    let mut requests: Vec<_> = (0..5).map(|i| request(prompt(i, 3 + 7 * i), 5 + i as usize % 2)).collect();
+    requests[1] = seeded(requests[1].clone(), 1);
+    requests[2] = seeded(requests[2].clone(), 2);
+    requests[2].sampling.logprobs = Some(3);
+    requests
+}
+
+#[test]
+fn batched_steps_are_single_steps_recorded_or_not() {
+    let _gpu = soft_gpu();
+    for (fixture, records) in [("deepseek_v3", true), ("deepseek_v3", false), ("qwen2_distill", true)] {
+        let what = format!("{fixture}, recorded {records}");
+        let engine = engine(fixture, records);
+        let service = service(&engine);
+        let heard = run(&service, requests().into_iter().map(Job::new).collect());
+        for (heard, request) in heard.iter().zip(requests()) {
+            assert_eq!(heard.failed, None, "{what}");
+            assert_eq!(heard.sampled[0], alone(&engine, request), "{what}");
+        }
+        assert_clean(&service);
+    }
+}
+
+#[test]
+fn siblings_and_masks_on_a_gpu() {
+    let _gpu = soft_gpu();
+    let engine = engine("deepseek_v3", true);
+    let service = service(&engine);
+    let pair = seeded(request(prompt(0, 10), 5), 3);
+    let constraint = Some(Box::new(Multiples::new(3, 240)) as Box<dyn engine::Constraint>);
+    let jobs = vec![
+        Job { n: 2, ..Job::new(pair.clone()) },
+        Job { constraint, ..Job::new(request(prompt(1, 9), 5)) },
+    ];
+    let heard = run(&service, jobs);
+    assert_eq!(heard[0].sampled[0], alone(&engine, pair.clone()));
+    assert_eq!(heard[0].sampled[1], alone(&engine, seeded(pair, 4)), "it parted by a copy of a block");
+    assert!(heard[1].tokens(0).iter().all(|token| token % 3 == 0 && *token < 240));
+    assert_eq!(heard[1].tokens(0).len(), 5);
+    assert_clean(&service);
+}
+
+#[test]
+fn a_lost_gpu_is_the_end_of_all() {
+    let gpu = soft_gpu();
+    let Some(driver) = gpu.driver() else { return };
+    let engine = engine("deepseek_v3", true);
+    let service = service(&engine);
+    driver.fail_next(c"add_assign_f32");
+    let jobs = requests().into_iter().map(Job::new);
+    let mut events: Vec<_> = jobs.filter_map(|job| service.submit(job).ok()).collect();
+    for events in &mut events {
+        let (error, is_request) = Heard::all(events).failed.unwrap();
+        assert!(error.contains("CUDA_ERROR_LAUNCH_FAILED") && !is_request, "{error}");
+    }
+    eventually("death", || !service.health().alive);
+    assert!(matches!(service.submit(Job::new(requests().remove(0))), Err(SubmitError::Dead { .. })));
+    drop((service, engine));
+    driver.reset_errors();
+}
