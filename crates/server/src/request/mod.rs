@@ -1,0 +1,14 @@
+//! From the body of a front end to [`GenerateRequest`], the one validated request that all of them share.
+
+pub(crate) mod chat;
+pub(crate) mod common;
+pub(crate) mod completions;
+pub(crate) mod fields;
+mod generate;
+pub(crate) mod messages;
+mod sampling;
+mod thinking;
+pub(crate) mod tools;
+
+pub(crate) use generate::{GenerateRequest, OutputForm, PromptSource};
+pub(crate) use sampling::SamplingFields;
