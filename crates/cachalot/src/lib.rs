@@ -36,6 +36,7 @@ mod stream;
 
 pub mod eval;
 pub mod inspect;
+pub mod serve;
 pub mod verify;
 
 pub use chat::{Chat, Turn};

@@ -226,6 +226,14 @@ impl LanguageModel {
         &self.inner.engine
     }
 
+    pub(crate) fn format(&self) -> &PromptFormat {
+        &self.inner.format
+    }
+
+    pub(crate) fn generation_config(&self) -> &GenerationConfig {
+        &self.inner.generation_config
+    }
+
     /// Name of the prompt format that conversations are written in.
     pub fn prompt_format(&self) -> String {
         self.inner.format.name()

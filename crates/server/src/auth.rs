@@ -9,6 +9,7 @@ use axum::response::Response;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::audit::Audit;
 use crate::error::{ApiError, ApiResult, ServerError};
 use crate::options::ServerOptions;
 use crate::state::App;
@@ -105,6 +106,9 @@ pub(crate) async fn authenticate(
     next: Next,
 ) -> Result<Response, ApiError> {
     let caller = app.keys.authenticate(request.headers())?;
+    if let (Some(key), Some(audit)) = (&caller.key, request.extensions().get::<Arc<Audit>>()) {
+        audit.set_key(&key.name);
+    }
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }

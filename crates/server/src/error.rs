@@ -119,11 +119,7 @@ pub(crate) enum ApiError {
 pub(crate) type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
-    pub(crate) fn value(
-        field: impl Into<String>,
-        expected: impl Into<String>,
-        found: impl ToString,
-    ) -> Self {
+    pub(crate) fn value(field: impl Into<String>, expected: impl Into<String>, found: impl ToString) -> Self {
         Self::Value { field: field.into(), expected: expected.into(), found: found.to_string() }
     }
 

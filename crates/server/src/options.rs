@@ -90,7 +90,10 @@ impl Default for Limits {
 
 impl ServerOptions {
     /// Checks what can be checked before anything is opened.
-    pub(crate) fn validate(&self) -> Result<(), ServerError> {
+    ///
+    /// # Errors
+    /// [`ServerError::PublicWithoutKey`] and [`ServerError::Option`].
+    pub fn validate(&self) -> Result<(), ServerError> {
         let has_keys = !self.api_keys.is_empty() || self.keys_file.is_some();
         if !self.addr.ip().is_loopback() && !has_keys {
             return Err(ServerError::PublicWithoutKey { addr: self.addr });

@@ -21,9 +21,8 @@ impl RequestId {
 
     /// A client's id is taken over if a log line can hold it.
     fn of(request: &Request) -> Self {
-        let plain = |id: &&str| {
-            (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
-        };
+        let plain =
+            |id: &&str| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
         let header = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
         Self(header.filter(plain).map_or_else(|| fresh("req"), str::to_owned))
     }

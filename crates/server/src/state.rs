@@ -44,9 +44,7 @@ impl App {
         }
         match self.aliases.resolve(name) {
             Some(thinking) => Ok(thinking),
-            None => {
-                Err(ApiError::NoModel { name: name.to_owned(), served: self.model.name.clone() })
-            }
+            None => Err(ApiError::NoModel { name: name.to_owned(), served: self.model.name.clone() }),
         }
     }
 }

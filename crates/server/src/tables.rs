@@ -11,7 +11,7 @@ const ALIASES: &str = include_str!("data/aliases.toml");
 const EFFORTS: &str = include_str!("data/efforts.toml");
 
 /// A name that stands for the served model.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Alias {
     name: String,

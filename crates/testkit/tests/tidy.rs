@@ -20,7 +20,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("budget", &["nvcc"]),
     ("softgpu", &[]),
     ("text", &[]),
-    ("cachalot", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text"]),
+    ("server", &["engine", "text"]),
+    ("cachalot", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "server"]),
     ("benches", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
     ("testkit", &["kernels", "checkpoint", "comm", "softgpu"]),
 ];

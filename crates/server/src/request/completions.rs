@@ -52,7 +52,8 @@ impl CompletionCall {
         params.logprobs = count_in_range("logprobs", fields.logprobs, 0, limits::MAX_TOP_LOGPROBS)?;
         let echo = fields.echo.unwrap_or(false);
         if echo && params.logprobs.is_some() {
-            let reason = "`logprobs` of a prompt that `echo` repeats are not computed; ask for one of the two";
+            let reason =
+                "`logprobs` of a prompt that `echo` repeats are not computed; ask for one of the two";
             return Err(ApiError::Refused { field: "echo".to_owned(), reason: reason.to_owned() });
         }
         let default_max = match dialect {
@@ -62,7 +63,8 @@ impl CompletionCall {
         let generate = GenerateRequest {
             prompts: prompts(prompt, fields.suffix)?,
             n,
-            max_tokens: count_in_range("max_tokens", fields.max_tokens, 1, limits::MAX_TOKENS)?.or(default_max),
+            max_tokens: count_in_range("max_tokens", fields.max_tokens, 1, limits::MAX_TOKENS)?
+                .or(default_max),
             sampling: params,
             stop: sampling.stops()?,
             stop_token_ids: sampling.stop_tokens()?,

@@ -34,7 +34,8 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
     let answer = Answer::start(&app, &caller, audit.clone(), generate, streamed).await?;
     match envelope.stream {
         Some(options) => {
-            let renderer = ChatStream { form, options, choices: vec![Begun::default(); answer.num_choices()] };
+            let renderer =
+                ChatStream { form, options, choices: vec![Begun::default(); answer.num_choices()] };
             Ok(sse::respond(answer, renderer, audit, app.options.limits.keep_alive))
         }
         None => {
@@ -225,4 +226,3 @@ impl Renderer for ChatStream {
         frames.done();
     }
 }
-

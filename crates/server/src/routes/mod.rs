@@ -31,9 +31,8 @@ impl axum::extract::FromRequest<Arc<App>> for Call {
 
     async fn from_request(request: axum::extract::Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let State(app) = State::<Arc<App>>::from_request_parts(&mut parts, app)
-            .await
-            .map_err(ApiError::internal)?;
+        let State(app) =
+            State::<Arc<App>>::from_request_parts(&mut parts, app).await.map_err(ApiError::internal)?;
         let caller = extension::<Caller>(&mut parts, &app).await?;
         let audit = extension::<Arc<Audit>>(&mut parts, &app).await?;
         let limits = &app.options.limits;

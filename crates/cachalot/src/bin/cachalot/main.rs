@@ -5,6 +5,7 @@
 
 mod chat;
 mod completions;
+mod config_file;
 mod device_args;
 mod eval;
 mod experts_arg;
@@ -17,6 +18,7 @@ mod progress;
 mod pull;
 mod run;
 mod sampling_args;
+mod serve;
 mod verify;
 
 use std::io::{self, Write};
@@ -35,6 +37,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Serve(Box<serve::Args>),
     Pull(pull::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
@@ -45,6 +48,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Verify(args) => verify::run(&args),

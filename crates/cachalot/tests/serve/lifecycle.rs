@@ -1,0 +1,169 @@
+//! Connections and their end: slow clients, clients that leave, a server that stops.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use cachalot::serve::{ServerOptions, ServiceOptions};
+use serde_json::json;
+
+use crate::support::{TestServer, chat, options, short_limits, with};
+
+/// An answer that takes a while: the demo model would end a turn soon.
+fn long() -> serde_json::Value {
+    with(chat("Tell me a story about a fox."), json!({"ignore_eos": true, "max_tokens": 1800}))
+}
+
+fn impatient() -> TestServer {
+    TestServer::with(ServerOptions { limits: short_limits(), ..options() }, ServiceOptions::default())
+}
+
+/// Whether the server closes the connection within some seconds; returns what it said before.
+fn reads_to_the_end(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => said.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("the server keeps the connection: {error}"),
+        }
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[test]
+fn probes_and_request_ids() {
+    let server = TestServer::new();
+    let health = server.get("/health");
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
+    assert_eq!(server.get("/ready").status, 200);
+    assert!(health.header("x-request-id").unwrap().starts_with("req-"));
+    let named = server.send("GET", "/v1/models", &[("x-request-id", "mine-7")], b"");
+    assert_eq!(named.header("x-request-id"), Some("mine-7"));
+    let models = named.json();
+    assert_eq!((&models["object"], &models["data"][0]["id"]), (&json!("list"), &json!("demo")));
+    assert_eq!(models["data"][0]["object"], "model");
+    assert_eq!(server.get("/models/demo").json()["id"], "demo");
+    // An id that could break a log line is not taken over.
+    let odd = server.send("GET", "/health", &[("x-request-id", "a b\tc")], b"");
+    assert!(odd.header("x-request-id").unwrap().starts_with("req-"));
+    let refused = server.send("POST", "/v1/completions", &[("x-request-id", "mine-8")], b"{");
+    assert_eq!((refused.status, refused.header("x-request-id")), (400, Some("mine-8")));
+}
+
+#[test]
+fn a_client_that_leaves_ends_its_generation() {
+    let server = TestServer::new();
+    let mut stream = server.open_stream("/v1/chat/completions", &long());
+    stream.by_ref().take(3).for_each(drop);
+    assert!(!server.service.is_idle());
+    drop(stream);
+    assert!(server.becomes_idle(), "a stream nobody reads goes on");
+    // The same without a stream: the answer is not there yet when the client goes.
+    let body = long().to_string();
+    let mut client = TcpStream::connect(server.addr).unwrap();
+    write!(
+        client,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    while server.service.is_idle() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(client);
+    assert!(server.becomes_idle(), "an answer nobody waits for goes on");
+}
+
+#[test]
+fn slow_clients_are_cut_off() {
+    let server = impatient();
+    // Nothing at all.
+    let mut silent = TcpStream::connect(server.addr).unwrap();
+    reads_to_the_end(&mut silent);
+    // Headers that never end.
+    let mut slow = TcpStream::connect(server.addr).unwrap();
+    slow.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n").unwrap();
+    reads_to_the_end(&mut slow);
+    // A body that never ends.
+    let mut slow = TcpStream::connect(server.addr).unwrap();
+    slow.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").unwrap();
+    let said = reads_to_the_end(&mut slow);
+    assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("request_timeout"), "{said}");
+    // A connection that did one request and now does nothing.
+    let mut idle = TcpStream::connect(server.addr).unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    assert!(reads_to_the_end(&mut idle).starts_with("HTTP/1.1 200 "));
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_queued_stream_shows_signs_of_life() {
+    let service = ServiceOptions { max_num_seqs: 1, ..ServiceOptions::default() };
+    let server = TestServer::with(ServerOptions { limits: short_limits(), ..options() }, service);
+    let mut first = server.open_stream("/v1/chat/completions", &long());
+    first.next();
+    let body = with(chat("hi"), json!({"stream": true})).to_string();
+    let mut second = TcpStream::connect(server.addr).unwrap();
+    write!(
+        second,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    second.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut said = String::new();
+    let mut buffer = [0; 512];
+    while !said.contains(": keep-alive") {
+        let count = second.read(&mut buffer).unwrap();
+        assert!(count > 0 && !said.contains("data: "), "{said}");
+        said.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    assert!(said.starts_with("HTTP/1.1 200 "));
+    drop(first);
+}
+
+#[test]
+fn a_full_queue_says_when_to_come_back() {
+    let service = ServiceOptions { max_num_seqs: 1, max_waiting: 1, ..ServiceOptions::default() };
+    let server = TestServer::with(options(), service);
+    let mut running = server.open_stream("/v1/chat/completions", &long());
+    running.next();
+    let waiting = server.open_stream("/v1/chat/completions", &long());
+    let refused = server.post("/v1/chat/completions", &chat("hi"));
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("server_busy")));
+    assert_eq!(refused.json()["error"]["type"], "rate_limit_error");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    drop((running, waiting));
+}
+
+#[test]
+fn stopping_lets_running_answers_end() {
+    let mut server = TestServer::new();
+    let body = with(long(), json!({"max_tokens": 60}));
+    let mut stream = server.open_stream("/v1/chat/completions", &body);
+    stream.next();
+    server.ask_to_stop();
+    let frames: Vec<_> = stream.collect();
+    assert_eq!(frames.last().unwrap().data, "[DONE]");
+    assert_eq!(frames[frames.len() - 2].json()["choices"][0]["finish_reason"], "length");
+    server.join();
+}
+
+#[test]
+fn the_deadline_cuts_what_is_left() {
+    let drain_deadline = Duration::from_millis(50);
+    let mut server =
+        TestServer::with(ServerOptions { drain_deadline, ..options() }, ServiceOptions::default());
+    let mut stream = server.open_stream("/v1/chat/completions", &long());
+    stream.next();
+    server.ask_to_stop();
+    let frames: Vec<_> = stream.collect();
+    let error = frames[frames.len() - 2].json();
+    assert_eq!(error["error"]["code"], "server_unavailable", "{error}");
+    server.join();
+    assert!(server.service.is_idle());
+}

@@ -1,0 +1,198 @@
+//! A server on a free port of this machine, and a plain client for it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use cachalot::serve::{Limits, Server, ServerOptions, Service, ServiceOptions};
+use cachalot::{LanguageModel, LoadOptions, ModelSource};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// A running server. Dropping it stops it.
+pub(crate) struct TestServer {
+    pub(crate) addr: SocketAddr,
+    pub(crate) service: Service,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A whole answer.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// One event of a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Frame {
+    pub(crate) event: Option<String>,
+    pub(crate) data: String,
+}
+
+impl Frame {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error}: {}", self.data))
+    }
+}
+
+pub(crate) fn options() -> ServerOptions {
+    ServerOptions { addr: "127.0.0.1:0".parse().unwrap(), ..ServerOptions::default() }
+}
+
+/// Limits that a test can wait for.
+pub(crate) fn short_limits() -> Limits {
+    let short = Duration::from_millis(400);
+    Limits {
+        header_timeout: short,
+        body_timeout: short,
+        write_timeout: short,
+        keep_alive: Duration::from_millis(50),
+        ..Limits::default()
+    }
+}
+
+impl TestServer {
+    pub(crate) fn new() -> Self {
+        Self::with(options(), ServiceOptions::default())
+    }
+
+    pub(crate) fn with(options: ServerOptions, service: ServiceOptions) -> Self {
+        let load = LoadOptions { max_sequences: 8, ..LoadOptions::default() };
+        let model = LanguageModel::load(ModelSource::Embedded, load).unwrap();
+        let served = model.served("demo", &service).unwrap();
+        let service = served.service.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            runtime.unwrap().block_on(async {
+                let server = Server::bind(served, options).await.unwrap();
+                tell.send(server.local_addr()).unwrap();
+                server.run(async { drop(stopped.await) }).await;
+            });
+        });
+        Self { addr: told.recv().unwrap(), service, stop: Some(stop), thread: Some(thread) }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
+        self.send("POST", path, &[], body.to_string().as_bytes())
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], b"")
+    }
+
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut response = agent().run(request.body(body.to_vec()).unwrap()).unwrap();
+        let pair = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        Reply {
+            status: response.status().as_u16(),
+            headers: response.headers().iter().map(pair).collect(),
+            body: response.body_mut().read_to_string().unwrap(),
+        }
+    }
+
+    /// All events of a stream, comments left out.
+    pub(crate) fn stream(&self, path: &str, body: &Value) -> Vec<Frame> {
+        self.open_stream(path, body).collect()
+    }
+
+    /// The events of a stream as they come.
+    pub(crate) fn open_stream(&self, path: &str, body: &Value) -> impl Iterator<Item = Frame> + use<> {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        let response = agent().post(self.url(path)).send(body.to_string()).unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        frames(BufReader::new(response.into_body().into_reader()))
+    }
+
+    /// Waits until nothing runs, and says whether that was soon.
+    pub(crate) fn becomes_idle(&self) -> bool {
+        (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(25));
+            self.service.is_idle()
+        })
+    }
+
+    /// Asks the server to stop, without waiting for it.
+    pub(crate) fn ask_to_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
+    /// Waits for the server's end.
+    pub(crate) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.ask_to_stop();
+        if !std::thread::panicking() {
+            self.join();
+        }
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder();
+    config.http_status_as_error(false).allow_non_standard_methods(true).build().into()
+}
+
+fn frames(lines: impl BufRead) -> impl Iterator<Item = Frame> {
+    let (mut event, mut data) = (None, None::<String>);
+    lines.lines().filter_map(move |line| {
+        let line = line.unwrap();
+        if let Some(name) = line.strip_prefix("event: ") {
+            event = Some(name.to_owned());
+        } else if let Some(text) = line.strip_prefix("data: ") {
+            data = Some(text.to_owned());
+        } else if line.is_empty() {
+            return data.take().map(|data| Frame { event: event.take(), data });
+        } else {
+            assert!(line.starts_with(':'), "{line}");
+        }
+        None
+    })
+}
+
+/// A greedy chat request of one message.
+pub(crate) fn chat(content: &str) -> Value {
+    json!({"model": "demo", "messages": [{"role": "user", "content": content}], "temperature": 0})
+}
+
+/// `body` with further fields.
+pub(crate) fn with(mut body: Value, fields: Value) -> Value {
+    for (key, value) in fields.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
