@@ -14,6 +14,16 @@ pub enum Dialect {
     DeepSeek,
 }
 
+impl Dialect {
+    /// What stands between the text parts of one message.
+    pub(crate) fn part_separator(self) -> &'static str {
+        match self {
+            Self::OpenAi => "\n",
+            Self::DeepSeek => "\n\n",
+        }
+    }
+}
+
 impl FromStr for Dialect {
     type Err = String;
 

@@ -6,7 +6,7 @@ use axum::body::{Body, HttpBody};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use serde_json::error::Category;
 
@@ -32,8 +32,15 @@ pub(crate) async fn read_body(body: Body, limit: usize, patience: Duration) -> A
     tokio::time::timeout(patience, read).await.unwrap_or(Err(ApiError::BodyTimeout { limit: patience }))
 }
 
-/// Parses a body. Nesting is bounded by `serde_json`, at 128 levels.
+/// Parses a body, which has to be an object. Nesting is bounded by `serde_json`, at 128 levels.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        // A list would be taken for the fields in their order.
+        return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Ok(_) => ApiError::Type { field: String::new(), reason: "expected a JSON object".to_owned() },
+            Err(error) => ApiError::Json { reason: error.to_string() },
+        });
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();

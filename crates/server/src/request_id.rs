@@ -24,13 +24,13 @@ impl RequestId {
         let plain =
             |id: &&str| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic());
         let header = request.headers().get(HEADER).and_then(|value| value.to_str().ok());
-        Self(header.filter(plain).map_or_else(|| fresh("req"), str::to_owned))
+        Self(header.filter(plain).map_or_else(|| fresh_id("req-"), str::to_owned))
     }
 }
 
-/// A new id with a prefix, as `req-0123...`.
-pub(crate) fn fresh(prefix: &str) -> String {
-    format!("{prefix}-{}", Uuid::new_v4().simple())
+/// A new id with a prefix.
+pub(crate) fn fresh_id(prefix: &str) -> String {
+    format!("{prefix}{}", Uuid::new_v4().simple())
 }
 
 /// Middleware: names the request, and says the name in the answer.

@@ -12,7 +12,7 @@ use axum::{Router, extract::Request};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::ApiError;
-use crate::routes::{chat, completions, health, models, tokenize};
+use crate::routes::{chat, completions, embeddings, health, messages, models, responses, tokenize};
 use crate::state::App;
 use crate::{audit, auth, error_body, request_id};
 
@@ -23,7 +23,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(api.clone())
         .nest("/v1", api)
         // DeepSeek's base URL for prefix completion and FIM.
-        .nest("/beta", Router::new().merge(generation()))
+        .nest("/beta", generation())
+        // DeepSeek's base URL for clients of Anthropic's API, which add /v1 themselves.
+        .nest("/anthropic", Router::new().merge(messages()).nest("/v1", messages()))
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::authenticate));
     Router::new()
         .merge(locked)
@@ -41,6 +43,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 /// The paths that need a key, which are there with `/v1` and without.
 fn api() -> Router<Arc<App>> {
     generation()
+        .merge(messages())
+        .route("/responses", post(responses::handle))
+        .route("/embeddings", post(embeddings::handle))
         .route("/models", get(models::list))
         .route("/models/{*name}", get(models::one))
         .route("/tokenize", post(tokenize::tokenize))
@@ -51,6 +56,12 @@ fn generation() -> Router<Arc<App>> {
     Router::new()
         .route("/chat/completions", post(chat::handle))
         .route("/completions", post(completions::handle))
+}
+
+fn messages() -> Router<Arc<App>> {
+    Router::new()
+        .route("/messages", post(messages::handle))
+        .route("/messages/count_tokens", post(messages::count_tokens))
 }
 
 async fn no_route(method: Method, OriginalUri(uri): OriginalUri, _: State<Arc<App>>) -> ApiError {

@@ -29,7 +29,7 @@ fn a_field_out_of_range_is_named() {
         ("max_completion_tokens", json!({"max_completion_tokens": 0})),
         ("top_logprobs", json!({"logprobs": true, "top_logprobs": 21})),
         ("top_logprobs", json!({"top_logprobs": 2})),
-        ("stop", json!({"stop": ["a"; 17]})),
+        ("stop", json!({"stop": vec!["a"; 17]})),
         ("stop", json!({"stop": [""]})),
         ("stop", json!({"stop": long})),
         ("stop_token_ids", json!({"stop_token_ids": vec![1; 129]})),

@@ -19,6 +19,8 @@ pub(super) struct Choice {
     stop_strings: Vec<String>,
     /// `None` where the text is nothing but text.
     parser: Option<OutputParser>,
+    /// Calls that the client wants to hear of.
+    max_calls: usize,
     output: ParsedOutput,
     /// Of tokens that have not led to a piece of text yet.
     logprobs: Vec<TokenLogprob>,
@@ -34,9 +36,12 @@ impl Choice {
         opens_reasoning: bool,
         streamed: bool,
     ) -> ApiResult<Self> {
-        let parser = match &request.output {
-            OutputForm::Turn { tools } => Some(app.model.format.parser(opens_reasoning, tools)),
-            OutputForm::Text => None,
+        let (parser, max_calls) = match &request.output {
+            OutputForm::Turn { tools, parallel, .. } => {
+                let max_calls = if *parallel { usize::MAX } else { 1 };
+                (Some(app.model.format.parser(opens_reasoning, tools)), max_calls)
+            }
+            OutputForm::Text => (None, 0),
         };
         Ok(Self {
             tokenizer: Arc::clone(&app.model.tokenizer),
@@ -44,6 +49,7 @@ impl Choice {
             stops: StopMatcher::new(request.stop.clone()).map_err(ApiError::internal)?,
             stop_strings: request.stop.clone(),
             parser,
+            max_calls,
             output: ParsedOutput::default(),
             logprobs: Vec::new(),
             in_reasoning: opens_reasoning,
@@ -54,10 +60,6 @@ impl Choice {
 
     pub(super) fn is_over(&self) -> bool {
         self.over
-    }
-
-    pub(super) fn output(&self) -> &ParsedOutput {
-        &self.output
     }
 
     pub(super) fn into_output(self) -> ParsedOutput {
@@ -119,6 +121,12 @@ impl Choice {
 
     fn emit(&mut self, index: usize, deltas: Vec<OutputDelta>, ready: &mut VecDeque<AnswerEvent>) {
         for delta in deltas {
+            if let OutputDelta::ToolCall { index: call, .. } | OutputDelta::Arguments { index: call, .. } =
+                delta
+                && call >= self.max_calls
+            {
+                continue;
+            }
             self.in_reasoning = matches!(delta, OutputDelta::Reasoning(_));
             self.output.add(delta.clone());
             let logprobs = std::mem::take(&mut self.logprobs);
@@ -133,6 +141,7 @@ impl Choice {
                 self.emit(index, deltas, ready);
             } else {
                 parser.finish_into(&mut self.output);
+                self.output.tool_calls.truncate(self.max_calls);
             }
         }
         let calls = !self.output.tool_calls.is_empty() && finish == Finish::Stop;

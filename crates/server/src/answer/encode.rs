@@ -24,20 +24,19 @@ pub(super) async fn off_thread(
 ) -> ApiResult<(GenerateRequest, Vec<Encoded>)> {
     let work = move || {
         let prompts: ApiResult<Vec<Encoded>> =
-            request.prompts.iter().map(|prompt| encode_to_fit(&app, prompt)).collect();
+            request.prompts.iter().map(|prompt| encode_to_fit(&app, prompt, prompt.field())).collect();
         prompts.map(|prompts| (request, prompts))
     };
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
 }
 
-fn encode_to_fit(app: &App, source: &PromptSource) -> ApiResult<Encoded> {
+/// Encodes one prompt, which has to fit the context; `field` of the request holds it.
+pub(crate) fn encode_to_fit(app: &App, source: &PromptSource, field: &'static str) -> ApiResult<Encoded> {
     let encoded = encode(app, source)?;
     let context = app.model.service.engine().context_len();
     match encoded.ids.len() {
-        0 => Err(ApiError::value(source.field(), "at least 1 token", "empty")),
-        length if length >= context => {
-            Err(ApiError::ContextLength { field: source.field(), prompt: length, context })
-        }
+        0 => Err(ApiError::value(field, "at least 1 token", "empty")),
+        length if length >= context => Err(ApiError::ContextLength { field, prompt: length, context }),
         _ => Ok(encoded),
     }
 }

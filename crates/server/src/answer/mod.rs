@@ -1,5 +1,6 @@
 //! [`Answer`]: a request that runs, as a series of events that every front end renders in its own form.
 
+mod blocks;
 mod choice;
 mod encode;
 mod logprobs;
@@ -19,8 +20,10 @@ use crate::error::{ApiError, ApiResult};
 use crate::request::{GenerateRequest, OutputForm};
 use crate::state::App;
 
+pub(crate) use blocks::{Block, BlockEvent, Blocks};
 use choice::Choice;
-pub(crate) use encode::{Encoded, encode};
+use encode::Encoded;
+pub(crate) use encode::{encode, encode_to_fit};
 pub(crate) use logprobs::{TokenLogprob, chat_logprobs, completion_logprobs};
 pub(crate) use usage::Usage;
 
@@ -150,11 +153,6 @@ impl Answer {
     /// What it cost so far.
     pub(crate) fn usage(&self) -> Usage {
         self.usage
-    }
-
-    /// Everything that a choice has said so far.
-    pub(crate) fn output(&self, index: usize) -> &ParsedOutput {
-        self.choices[index].output()
     }
 
     pub(crate) fn num_choices(&self) -> usize {

@@ -6,6 +6,7 @@ use text::ChatRequest;
 
 use super::common::{CommonFields, Envelope};
 use super::fields::count_in_range;
+use super::format;
 use super::messages::{self, WireMessage};
 use super::thinking::{self, ThinkingField};
 use super::tools::{ToolChoice, ToolFields};
@@ -65,7 +66,7 @@ impl ChatCall {
         if continues && (!tools.tools.is_empty() || messages.iter().any(|m| !m.tool_calls.is_empty())) {
             return Err(ApiError::value("messages", "no tools beside `prefix`", "tools and `prefix`"));
         }
-        response_format(fields.response_format.as_ref())?;
+        format::check("response_format", fields.response_format.as_ref())?;
 
         let max_tokens = fields.max_completion_tokens.or(fields.max_tokens);
         let max_field =
@@ -92,7 +93,7 @@ impl ChatCall {
             ignore_eos: sampling.ignore_eos.unwrap_or(false),
             show_special_tokens: false,
             user_id: envelope.user_id.clone(),
-            output: OutputForm::Turn { tools: offered },
+            output: OutputForm::Turn { tools: offered, choice: tools.choice, parallel: tools.parallel },
         };
         Ok(Self { envelope, generate, legacy_functions: tools.legacy })
     }
@@ -114,15 +115,5 @@ fn logprobs(logprobs: Option<bool>, top: Option<u64>) -> ApiResult<Option<usize>
         (true, top) => Ok(Some(top.unwrap_or(0))),
         (false, None | Some(0)) => Ok(None),
         (false, Some(top)) => Err(ApiError::value("top_logprobs", "absent unless `logprobs` is true", top)),
-    }
-}
-
-fn response_format(format: Option<&Value>) -> ApiResult<()> {
-    match format {
-        None | Some(Value::Null) => Ok(()),
-        Some(format) => match format["type"].as_str() {
-            Some("text") => Ok(()),
-            _ => Err(ApiError::value("response_format.type", "\"text\"", &format["type"])),
-        },
     }
 }

@@ -3,6 +3,8 @@
 use engine::SamplingParams;
 use text::{ChatRequest, Tool};
 
+use super::tools::ToolChoice;
+
 /// What is to be continued.
 #[derive(Debug, Clone)]
 pub(crate) enum PromptSource {
@@ -30,7 +32,12 @@ impl PromptSource {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum OutputForm {
     /// A model's turn: reasoning, answer, calls of these tools.
-    Turn { tools: Vec<Tool> },
+    Turn {
+        tools: Vec<Tool>,
+        choice: ToolChoice,
+        /// Whether it may hold several calls.
+        parallel: bool,
+    },
     /// Text and nothing else.
     Text,
 }

@@ -2,12 +2,15 @@
 
 use serde::Deserialize;
 use serde_json::Map;
-use text::{Arguments, FunctionCall, Message, Role, ToolCall};
+use text::{FunctionCall, Message, Role, ToolCall};
 
 use super::fields::{Content, Part};
 use crate::dialect::Dialect;
 use crate::error::{ApiError, ApiResult};
 use crate::limits;
+
+/// What DeepSeek's text models are given in place of a picture.
+pub(super) const NO_IMAGE: &str = "[Unsupported Image]";
 
 /// One message.
 #[derive(Debug, Clone, Deserialize)]
@@ -39,7 +42,7 @@ pub(crate) fn messages(
         .enumerate()
         .map(|(index, message)| message.check(index, index == last, dialect))
         .collect::<Result<_, _>>()?;
-    check_tool_results(&messages)?;
+    check_tool_results("messages", &messages)?;
     if dialect == Dialect::DeepSeek && thinking != Some(false) {
         check_reasoning_passed_back(&messages)?;
     }
@@ -99,27 +102,20 @@ impl WireMessage {
 }
 
 /// The parts of a content as one text.
-fn join(content: Content, field: &str, dialect: Dialect) -> ApiResult<String> {
+pub(super) fn join(content: Content, field: &str, dialect: Dialect) -> ApiResult<String> {
     let parts = match content {
         Content::Text(text) => return Ok(text),
         Content::Parts(parts) => parts,
     };
     let text = |part: Part| match (part, dialect) {
         (Part::Text(text), _) => Ok(text),
-        // What DeepSeek's text models are given in place of a picture.
-        (Part::Other(kind), Dialect::DeepSeek) if kind.contains("image") => {
-            Ok("[Unsupported Image]".to_owned())
-        }
+        (Part::Other(kind), Dialect::DeepSeek) if kind.contains("image") => Ok(NO_IMAGE.to_owned()),
         (Part::Other(kind), _) => {
             Err(ApiError::value(field, "parts of type text, which is all this model reads", kind))
         }
     };
-    let separator = match dialect {
-        Dialect::OpenAi => "\n",
-        Dialect::DeepSeek => "\n\n",
-    };
     let texts: Vec<String> = parts.into_iter().map(text).collect::<Result<_, _>>()?;
-    Ok(texts.join(separator))
+    Ok(texts.join(dialect.part_separator()))
 }
 
 fn check_call(field: &str, call: &ToolCall) -> ApiResult<()> {
@@ -129,14 +125,12 @@ fn check_call(field: &str, call: &ToolCall) -> ApiResult<()> {
     if call.function.name.is_empty() {
         return Err(ApiError::value(format!("{field}.function.name"), "a name", "empty"));
     }
-    match &call.function.arguments {
-        // A model's own slip comes back from every client: text that is no JSON is passed on as it is.
-        Arguments::Text(_) | Arguments::Object(_) => Ok(()),
-    }
+    // Arguments that are no JSON are a model's own slip, which every client sends back: passed on as they are.
+    Ok(())
 }
 
 /// The result of a call follows the message that made the call.
-fn check_tool_results(messages: &[Message]) -> ApiResult<()> {
+pub(super) fn check_tool_results(field: &str, messages: &[Message]) -> ApiResult<()> {
     let mut open: Option<&Message> = None;
     for (index, message) in messages.iter().enumerate() {
         match message.role {
@@ -144,12 +138,12 @@ fn check_tool_results(messages: &[Message]) -> ApiResult<()> {
             Role::Tool => {
                 let Some(caller) = open else {
                     let expected = "a message that follows an assistant message with tool_calls";
-                    return Err(ApiError::value(format!("messages[{index}]"), expected, "a tool result"));
+                    return Err(ApiError::value(format!("{field}[{index}]"), expected, "a tool result"));
                 };
                 let known = |id: &String| caller.tool_calls.iter().any(|call| call.id.as_ref() == Some(id));
                 if let Some(id) = message.tool_call_id.as_ref().filter(|id| !known(id)) {
                     let expected = "the id of a call in the message before";
-                    let field = format!("messages[{index}].tool_call_id");
+                    let field = format!("{field}[{index}].tool_call_id");
                     return Err(ApiError::value(field, expected, format!("{id:?}")));
                 }
             }

@@ -1,11 +1,14 @@
 //! From the body of a front end to [`GenerateRequest`], the one validated request that all of them share.
 
+pub(crate) mod anthropic;
 pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod completions;
 pub(crate) mod fields;
+mod format;
 mod generate;
 pub(crate) mod messages;
+pub(crate) mod responses;
 mod sampling;
 mod thinking;
 pub(crate) mod tools;

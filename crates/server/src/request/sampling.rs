@@ -61,15 +61,19 @@ impl SamplingFields {
 
     /// The strings that end the text.
     pub(crate) fn stops(&self) -> ApiResult<Vec<String>> {
-        let stops = self.stop.clone().map(OneOrMany::into_vec).unwrap_or_default();
+        Self::check_stops("stop", self.stop.clone().map(OneOrMany::into_vec).unwrap_or_default())
+    }
+
+    /// Stop strings from the field `field`.
+    pub(crate) fn check_stops(field: &str, stops: Vec<String>) -> ApiResult<Vec<String>> {
         if stops.len() > limits::MAX_STOPS {
             let expected = format!("at most {} strings", limits::MAX_STOPS);
-            return Err(ApiError::value("stop", expected, format!("a list of {}", stops.len())));
+            return Err(ApiError::value(field, expected, format!("a list of {}", stops.len())));
         }
         for stop in &stops {
             if stop.is_empty() || stop.len() > limits::MAX_STOP_BYTES {
                 let expected = format!("strings of 1 to {} bytes", limits::MAX_STOP_BYTES);
-                return Err(ApiError::value("stop", expected, format!("one of {} bytes", stop.len())));
+                return Err(ApiError::value(field, expected, format!("one of {} bytes", stop.len())));
             }
         }
         Ok(stops)

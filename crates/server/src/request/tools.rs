@@ -55,14 +55,17 @@ impl ToolFields {
         }
         let (list_field, choice_field) =
             if legacy { ("functions", "function_call") } else { ("tools", "tool_choice") };
-        let wire = match self.functions {
-            Some(functions) => {
-                let wrap = |function| json!({"type": "function", "function": function});
-                functions.into_iter().map(wrap).collect()
+        let mut tools = ToolList::new(list_field);
+        for (index, function) in self.functions.unwrap_or_default().into_iter().enumerate() {
+            tools.push(&format!("functions[{index}]"), "parameters", function)?;
+        }
+        for (index, mut tool) in self.tools.unwrap_or_default().into_iter().enumerate() {
+            if tool["type"] != "function" {
+                return Err(ApiError::value(format!("tools[{index}].type"), "\"function\"", &tool["type"]));
             }
-            None => self.tools.unwrap_or_default(),
-        };
-        let tools = tools(list_field, wire)?;
+            tools.push(&format!("tools[{index}].function"), "parameters", tool["function"].take())?;
+        }
+        let tools = tools.tools;
         let wire = self.tool_choice.or(self.function_call).filter(|choice| !choice.is_null());
         let choice = wire.map(|choice| tool_choice(choice_field, &choice, &tools)).transpose()?;
         let parallel = !legacy && self.parallel_tool_calls.unwrap_or(true);
@@ -70,36 +73,58 @@ impl ToolFields {
     }
 }
 
-/// Checks a list of tools in OpenAI's form.
-pub(crate) fn tools(field: &str, wire: Vec<Value>) -> ApiResult<Vec<Tool>> {
-    if wire.len() > limits::MAX_TOOLS {
-        let expected = format!("at most {}", limits::MAX_TOOLS);
-        return Err(ApiError::value(field, expected, format!("a list of {}", wire.len())));
+/// Tools that passed the checks, whatever the form they came in.
+pub(crate) struct ToolList {
+    /// The field that holds the list.
+    field: &'static str,
+    pub(crate) tools: Vec<Tool>,
+    names: HashSet<String>,
+}
+
+impl ToolList {
+    pub(crate) fn new(field: &'static str) -> Self {
+        Self { field, tools: Vec::new(), names: HashSet::new() }
     }
-    let mut names = HashSet::new();
-    let mut tools = Vec::with_capacity(wire.len());
-    for (index, wire) in wire.into_iter().enumerate() {
-        let path = format!("{field}[{index}]");
-        if wire["type"] != "function" {
-            return Err(ApiError::value(format!("{path}.type"), "\"function\"", &wire["type"]));
+
+    /// Takes a function with `name`, `description` and a schema in the field `schema`; `path` says where it came from.
+    pub(crate) fn push(&mut self, path: &str, schema: &str, mut function: Value) -> ApiResult<()> {
+        if self.tools.len() == limits::MAX_TOOLS {
+            let expected = format!("at most {} entries", limits::MAX_TOOLS);
+            return Err(ApiError::value(self.field, expected, "more"));
         }
-        let parameters = &wire["function"]["parameters"];
-        if !parameters.is_null() && !parameters.is_object() {
-            let reason = super::fields::unexpected(parameters, "a JSON schema as an object");
-            return Err(ApiError::Type { field: format!("{path}.function.parameters"), reason });
+        let wrong = |field: &str, found: &Value, expected: &str| ApiError::Type {
+            field: format!("{path}.{field}"),
+            reason: super::fields::unexpected(found, expected),
+        };
+        let Some(object) = function.as_object_mut() else {
+            let reason = super::fields::unexpected(&function, "a function");
+            return Err(ApiError::Type { field: path.to_owned(), reason });
+        };
+        let Some(name) = object.get("name").and_then(Value::as_str).map(str::to_owned) else {
+            return Err(wrong("name", object.get("name").unwrap_or(&Value::Null), "a string"));
+        };
+        check_name(&format!("{path}.name"), &name)?;
+        match object.get("description") {
+            None | Some(Value::Null | Value::String(_)) => {}
+            Some(other) => return Err(wrong("description", other, "a string")),
         }
-        let tool = Tool::try_from(wire).map_err(|error| ApiError::Type {
-            field: format!("{path}.function.name"),
-            reason: error.to_string(),
-        })?;
-        check_name(&format!("{path}.function.name"), tool.name())?;
-        if !names.insert(tool.name().to_owned()) {
-            let found = format!("{:?} a second time", tool.name());
-            return Err(ApiError::value(format!("{path}.function.name"), "a name of its own", found));
+        match object.get(schema) {
+            None | Some(Value::Null | Value::Object(_)) => {}
+            Some(other) => return Err(wrong(schema, other, "a JSON schema as an object")),
         }
-        tools.push(tool);
+        if schema != "parameters"
+            && let Some(value) = object.remove(schema)
+        {
+            object.insert("parameters".to_owned(), value);
+        }
+        if !self.names.insert(name.clone()) {
+            let found = format!("{name:?} a second time");
+            return Err(ApiError::value(format!("{path}.name"), "a name of its own", found));
+        }
+        let tool = json!({"type": "function", "function": function});
+        self.tools.push(Tool::try_from(tool).map_err(ApiError::internal)?);
+        Ok(())
     }
-    Ok(tools)
 }
 
 fn check_name(field: &str, name: &str) -> ApiResult<()> {
@@ -111,7 +136,8 @@ fn check_name(field: &str, name: &str) -> ApiResult<()> {
     Ok(())
 }
 
-fn tool_choice(field: &str, wire: &Value, tools: &[Tool]) -> ApiResult<ToolChoice> {
+/// The choice in OpenAI's form, which has to fit the tools.
+pub(crate) fn tool_choice(field: &str, wire: &Value, tools: &[Tool]) -> ApiResult<ToolChoice> {
     let named = wire["function"]["name"].as_str().or_else(|| wire["name"].as_str());
     let choice = match (wire.as_str(), named) {
         (Some("auto"), _) => ToolChoice::Auto,
@@ -123,13 +149,21 @@ fn tool_choice(field: &str, wire: &Value, tools: &[Tool]) -> ApiResult<ToolChoic
             return Err(ApiError::value(field, expected, wire));
         }
     };
-    match &choice {
-        ToolChoice::Required if tools.is_empty() => {
-            Err(ApiError::value(field, "\"none\" or \"auto\" where there are no tools", wire))
+    choice.check(field, tools)?;
+    Ok(choice)
+}
+
+impl ToolChoice {
+    /// Whether there is something to choose.
+    pub(crate) fn check(&self, field: &str, tools: &[Tool]) -> ApiResult<()> {
+        match self {
+            ToolChoice::Required if tools.is_empty() => {
+                Err(ApiError::value(field, "a choice that needs no tools, as there are none", "required"))
+            }
+            ToolChoice::Named(name) if tools.iter().all(|tool| tool.name() != name) => {
+                Err(ApiError::value(field, "the name of one of the tools", format!("{name:?}")))
+            }
+            _ => Ok(()),
         }
-        ToolChoice::Named(name) if tools.iter().all(|tool| tool.name() != name) => {
-            Err(ApiError::value(field, "the name of one of the tools", format!("{name:?}")))
-        }
-        _ => Ok(choice),
     }
 }

@@ -12,7 +12,7 @@ use crate::error_body::ErrorForm;
 use crate::json::json_response;
 use crate::request::chat::ChatCall;
 use crate::request::common::StreamOptions;
-use crate::request_id::fresh;
+use crate::request_id::fresh_id;
 use crate::sse::{self, Frames, Renderer};
 use crate::state::unix_time;
 
@@ -22,7 +22,7 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
     let ChatCall { envelope, generate, legacy_functions } = ChatCall::from_body(&body, &app)?;
     drop(body);
     let form = Form {
-        id: fresh("chatcmpl"),
+        id: fresh_id("chatcmpl-"),
         created: unix_time(),
         model: envelope.model,
         fingerprint: app.fingerprint.clone(),
@@ -98,7 +98,7 @@ impl Form {
             message.insert("function_call".into(), call(&output.tool_calls[0]));
         } else if has_calls {
             let calls = output.tool_calls.iter().enumerate().map(|(index, function)| {
-                json!({"index": index, "id": fresh("call"), "type": "function", "function": call(function)})
+                json!({"index": index, "id": fresh_id("call_"), "type": "function", "function": call(function)})
             });
             message.insert("tool_calls".into(), calls.collect());
         }
@@ -171,7 +171,7 @@ impl ChatStream {
             }
             OutputDelta::ToolCall { index, name } => json!({"tool_calls": [{
                 "index": index,
-                "id": fresh("call"),
+                "id": fresh_id("call_"),
                 "type": "function",
                 "function": {"name": name, "arguments": ""},
             }]}),
@@ -193,14 +193,6 @@ impl Renderer for ChatStream {
         match event {
             AnswerEvent::Delta { index, delta, logprobs } => {
                 self.begin(index, matches!(delta, OutputDelta::Reasoning(_)), usage, frames);
-                // The old form has room for one call.
-                let further = match delta {
-                    OutputDelta::ToolCall { index, .. } | OutputDelta::Arguments { index, .. } => index > 0,
-                    _ => false,
-                };
-                if further && self.form.legacy_functions {
-                    return;
-                }
                 let choice = self.choice(index, &self.delta(delta), &logprobs, None);
                 frames.data(&self.chunk(vec![choice], usage));
             }

@@ -13,7 +13,7 @@ use crate::json::json_response;
 use crate::request::common::StreamOptions;
 use crate::request::completions::CompletionCall;
 use crate::request::{GenerateRequest, PromptSource};
-use crate::request_id::fresh;
+use crate::request_id::fresh_id;
 use crate::sse::{self, Frames, Renderer};
 use crate::state::{App, unix_time};
 
@@ -23,7 +23,7 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
     let CompletionCall { envelope, generate, echo } = CompletionCall::from_body(&body, &app)?;
     drop(body);
     let form = Form {
-        id: fresh("cmpl"),
+        id: fresh_id("cmpl-"),
         created: unix_time(),
         model: envelope.model,
         fingerprint: app.fingerprint.clone(),

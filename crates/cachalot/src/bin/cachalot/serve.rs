@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::device_args::DeviceArgs;
+use crate::experts_arg::ExpertsArg;
 use crate::kv_dtype::KvDtype;
 use crate::{Cli, Command, config_file, model_arg};
 
@@ -96,6 +97,9 @@ struct BatchArgs {
     /// Element type of the KV cache; the default follows the checkpoint
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
+    /// Form of the routed experts in memory; the default is auto on a GPU in bf16, else as-stored
+    #[arg(long, value_name = "FORM")]
+    experts: Option<ExpertsArg>,
     /// Room of the KV cache, in requests of full context
     #[arg(long, value_name = "N", default_value_t = 8)]
     kv_contexts: usize,
@@ -211,6 +215,7 @@ impl Args {
             prefill_chunk: self.batch.max_num_batched_tokens,
             tensor_parallel: self.batch.tp,
             device: self.device.options(Precision::Bf16),
+            experts: self.batch.experts.map(Into::into),
         }
     }
 
