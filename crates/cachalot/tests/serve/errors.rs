@@ -104,7 +104,7 @@ fn a_wrong_type_is_named() {
 #[test]
 fn what_is_no_request_is_refused() {
     let server = TestServer::new();
-    let deep = format!(r#"{{"model": "demo", "x": {}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
+    let deep = format!(r#"{{"model": "demo", "tools": {}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
     for body in ["", "{", "[1, 2", "not json", "{\"model\": \"demo\"} {}", &deep, "\u{feff}{}"] {
         let reply = server.send("POST", "/v1/chat/completions", &[], body.as_bytes());
         assert_eq!(reply.status, 400, "{}", reply.body);
@@ -112,6 +112,10 @@ fn what_is_no_request_is_refused() {
     }
     let reply = server.send("POST", "/v1/chat/completions", &[], b"\xff\xfe");
     assert_eq!(reply.status, 400);
+    // What nobody reads may be as deep as it likes: it is skipped without recursion.
+    let unread = deep.replace("tools", "spells");
+    let reply = server.send("POST", "/v1/chat/completions", &[], unread.as_bytes());
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("messages")));
     for body in ["[]", "5", "null", "\"text\""] {
         let reply = server.send("POST", "/v1/chat/completions", &[], body.as_bytes());
         assert_eq!((reply.status, &reply.json()["error"]["code"]), (400, &json!("invalid_type")), "{body}");
