@@ -17,8 +17,14 @@ export class Answer {
   // Text that came since the last frame was drawn: a fast model sends more chunks than a screen has frames.
   #undrawn = { text: "", thinking: "" };
   #frame = 0;
+  #thinking = document.createTextNode("");
   #text = new MarkdownView(this.#part(".finished"), this.#part(".growing"));
   #times = { sent: performance.now(), first: null, answer: null, last: null };
+
+  constructor() {
+    this.element.classList.add("running");
+    this.#part(".thinking div").append(this.#thinking);
+  }
 
   #part(selector) {
     return this.element.querySelector(selector);
@@ -65,7 +71,7 @@ export class Answer {
     const follows = scroller && isAtEnd(scroller);
     if (thinking) {
       this.#part(".thinking").hidden = false;
-      this.#part(".thinking div").append(thinking);
+      this.#thinking.appendData(thinking);
     }
     if (text) this.#text.append(text);
     for (const call of this.#calls.filter(Boolean)) this.#drawCall(call);
@@ -86,6 +92,7 @@ export class Answer {
   finish(error = null) {
     this.#draw();
     this.#text.finish();
+    this.element.classList.remove("running");
     const stopped = error?.name === "AbortError";
     // Arguments may be cut in two: a call that was not finished is not one.
     if (error) this.#calls = [];
