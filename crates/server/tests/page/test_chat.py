@@ -69,7 +69,7 @@ class Chat(PageCase):
         self.page.wait("document.querySelector('.answer')")
         self.page.evaluate("window.clock += 250")
         step.release()
-        self.page.wait("document.querySelector('.answer .text').textContent === 'a'")
+        self.page.wait("document.querySelector('.answer .text').textContent.trim() === 'a'")
         self.page.evaluate("window.clock += 2000")
         step.release()
         self.page.wait(FINISHED)
