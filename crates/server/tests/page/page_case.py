@@ -8,7 +8,6 @@ from fake_api import FakeApi
 
 SERVER = os.environ["PAGE_TEST_SERVER"]
 API_KEY = os.environ["PAGE_TEST_KEY"]
-CHROMIUM = os.environ.get("CHROMIUM", "chromium")
 SCREENSHOTS = os.environ["PAGE_TEST_SCREENSHOTS"]
 
 FINISHED = "document.querySelector('.answer:last-child .again:not([hidden])')"
@@ -22,7 +21,7 @@ class PageCase(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.browser = Browser(CHROMIUM)
+        cls.browser = Browser()
         cls.addClassCleanup(cls.browser.close)
         cls.api = FakeApi(SERVER)
         cls.addClassCleanup(cls.api.close)
