@@ -113,6 +113,8 @@ class Access(PageCase):
         live = "(e) => e.closest('[aria-live]')?.getAttribute('aria-live') ?? 'off'"
         self.assertEqual("polite", self.page.evaluate(f"({live})(document.querySelector('.answer .finished'))"))
         self.assertEqual("off", self.page.evaluate(f"({live})(document.querySelector('.answer .growing'))"))
+        self.assertIn("The end.", self.page.text(".answer .finished"))
+        self.assertEqual("", self.page.text(".answer .growing"))
         self.assertEqual("status", self.page.evaluate("document.getElementById('status').getAttribute('role')"))
 
     def test_light_and_dark_are_readable_and_differ(self):

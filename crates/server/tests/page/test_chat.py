@@ -1,5 +1,6 @@
 """The conversation: streaming, thinking, tool calls, figures, stopping, errors, and what is sent back."""
 
+import json
 import threading
 import time
 import unittest
@@ -288,6 +289,24 @@ class Errors(PageCase):
         self.api.script = answer
         self.ask("well?")
         self.assertEqual("here", self.page.text(".answer .text").strip())
+
+    def test_packets_may_end_anywhere(self):
+        """In a line, in a character, between CR and LF: the stream is cut into single bytes."""
+        events = ": wait\r\n\r\n" + "".join(
+            f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': text}}]}, ensure_ascii=False)}\r\n\r\n"
+            for text in ("Pottwal ", "抹香鯨 ", "kaškelot 🐋")
+        ) + "data: [DONE]\n\n"
+        fetch_bytewise = """((events) => {
+          const bytes = new TextEncoder().encode(events);
+          let sent = 0;
+          window.fetch = async () => new Response(new ReadableStream({
+            pull: (stream) => sent < bytes.length ? stream.enqueue(bytes.slice(sent, ++sent)) : stream.close(),
+          }));
+        })"""
+        self.page.evaluate(f"{fetch_bytewise}({json.dumps(events)})")
+        self.ask("name?")
+        self.assertEqual("Pottwal 抹香鯨 kaškelot 🐋", self.page.text(".answer .text").strip())
+        self.assertFalse(self.page.evaluate("document.querySelector('.error').checkVisibility()"))
 
     def test_a_cut_call_is_not_taken_for_one(self):
         def answer(reply):
