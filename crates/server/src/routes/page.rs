@@ -1,7 +1,9 @@
 //! The web page at `/`: files inside the binary, under headers that let a browser load nothing from anywhere else.
 
 use axum::Router;
-use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
@@ -22,7 +24,11 @@ struct Asset {
 
 const ASSETS: &[Asset] = &[
     Asset { path: "/", content_type: "text/html; charset=utf-8", body: include_str!("../page/page.html") },
-    Asset { path: "/page/page.css", content_type: "text/css; charset=utf-8", body: include_str!("../page/page.css") },
+    Asset {
+        path: "/page/page.css",
+        content_type: "text/css; charset=utf-8",
+        body: include_str!("../page/page.css"),
+    },
     Asset { path: "/page/icon.svg", content_type: "image/svg+xml", body: include_str!("../page/icon.svg") },
     Asset { path: "/page/page.js", content_type: JAVASCRIPT, body: include_str!("../page/page.js") },
     Asset { path: "/page/api.js", content_type: JAVASCRIPT, body: include_str!("../page/api.js") },
@@ -32,7 +38,9 @@ const ASSETS: &[Asset] = &[
 
 /// The routes of the page. They need no key: the page asks its reader for one.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let add = |router: Router<S>, asset: &'static Asset| router.route(asset.path, get(async || respond(asset)));
+    let add = |router: Router<S>, asset: &'static Asset| {
+        router.route(asset.path, get(async move || respond(asset)))
+    };
     ASSETS.iter().fold(Router::new(), add)
 }
 
