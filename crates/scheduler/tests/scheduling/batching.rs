@@ -265,3 +265,27 @@ fn the_pool_of_one_block_serves_whatever_fits_it() {
     assert_eq!(alone(id, &[1], 2).len(), 2);
     assert_eq!(world.allocator.num_free_blocks(), 1);
 }
+
+#[test]
+fn a_name_may_be_used_again_while_its_last_plan_is_under_way() {
+    let mut world = World::new(16, 4, options(2, 16, true));
+    let spec = |token| SequenceSpec {
+        id: SequenceId(7),
+        owner: scheduler::OwnerId(0),
+        salt: 0,
+        prompt: vec![token; 6],
+        max_tokens: 3,
+        siblings: vec![SequenceId(8)],
+    };
+    world.scheduler.add(spec(1)).unwrap();
+    let plan = world.scheduler.schedule();
+    assert!(world.scheduler.cancel(SequenceId(7)) && world.scheduler.cancel(SequenceId(8)));
+    world.scheduler.add(spec(2)).unwrap();
+    world.scheduler.commit(plan, &[(SequenceId(7), 9), (SequenceId(8), 9)]);
+    let plan = world.scheduler.schedule();
+    assert_eq!(plan.chunks[0].tokens, [2; 6], "it has sampled nothing yet");
+    world.scheduler.commit(plan, &[(SequenceId(7), 5), (SequenceId(8), 6)]);
+    let next: Vec<_> = world.scheduler.schedule().chunks.into_iter().map(|c| c.tokens).collect();
+    assert_eq!(next, [[5], [6]]);
+    world.scheduler.check_integrity().unwrap();
+}

@@ -8,4 +8,5 @@ mod prefix_cache;
 mod random;
 mod siblings;
 mod simulation;
+mod threads;
 mod world;
