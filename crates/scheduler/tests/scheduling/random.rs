@@ -52,7 +52,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(End::Abort),
         1 => Just(End::Lose),
     ];
-    (prop::collection::vec(event(), 0..3), prop::collection::vec(event(), 0..2), end)
+    (prop::collection::vec(event(), 0..3), prop::collection::vec(event(), 0..4), end)
         .prop_map(|(before, meanwhile, end)| Turn { before, meanwhile, end })
 }
 
