@@ -139,12 +139,14 @@ fn the_oldest_keeps_its_blocks_and_the_newest_starts_over() {
 #[test]
 fn admission_leaves_a_block_to_each_running_sequence() {
     let mut world = World::new(3, 4, options(4, 16, false));
-    world.add(0, 0, &[1; 4], 2, 1);
+    world.add(0, 0, &[1; 3], 3, 1);
     world.step();
-    world.add(0, 0, &[2; 8], 1, 1);
-    world.step();
-    assert_eq!(world.preempted, 0);
-    assert_eq!(world.scheduler.stats().running, 0, "the second would have taken the block of the first");
+    world.add(0, 0, &[2; 8], 4, 1);
+    let plan = world.schedule();
+    assert_eq!(shape(&plan), [(0, 3, 1, 1)], "the second would take the block that the first needs next");
+    assert!(plan.short_of_blocks);
+    let sampled = world.run(&plan);
+    world.commit(plan, &sampled);
     world.run_to_the_end();
     assert_eq!(world.preempted, 0);
 }
