@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -11,6 +11,7 @@ use axum::response::Response;
 use crate::answer::Usage;
 use crate::error::ApiError;
 use crate::request_id::RequestId;
+use crate::state::App;
 
 /// What is known of a request so far. The line is written when the last owner lets go: for a stream, that is the
 /// stream.
@@ -85,14 +86,14 @@ impl Drop for Audit {
     }
 }
 
-/// Middleware: one [`Audit`] per request, in its extensions.
-pub(crate) async fn audit(mut request: Request, next: Next) -> Response {
+/// Middleware: one [`Audit`] per request, in its extensions; and the count of requests.
+pub(crate) async fn audit(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let request_id = request.extensions().get::<RequestId>().cloned().unwrap_or_default();
     // The route, not the path: what a client makes up does not belong in a log.
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
     let audit = Arc::new(Audit {
         request_id,
-        method: request.method().to_string(),
+        method: method_name(&request),
         route,
         accepted: Instant::now(),
         facts: Mutex::default(),
@@ -100,6 +101,7 @@ pub(crate) async fn audit(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Arc::clone(&audit));
     let response = next.run(request).await;
     audit.facts().status = Some(response.status());
+    app.metrics.count_request(&audit.method, &audit.route, response.status());
     if let Some(error) = response.extensions().get::<Arc<ApiError>>() {
         let status = error.status();
         if status.is_server_error() {
@@ -107,4 +109,12 @@ pub(crate) async fn audit(mut request: Request, next: Next) -> Response {
         }
     }
     response
+}
+
+/// Methods that somebody made up would be labels without end.
+fn method_name(request: &Request) -> String {
+    match request.method().as_str() {
+        method @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => method.to_owned(),
+        _ => "other".to_owned(),
+    }
 }

@@ -98,6 +98,9 @@ pub(crate) enum ApiError {
     /// A key came that is not known.
     #[error("the API key is not valid")]
     WrongKey,
+    /// The key used up one of its limits.
+    #[error("rate limit: this key may use {limit} {what}")]
+    Quota { what: &'static str, limit: u64, retry_after: Duration },
     /// The engine's queue is full.
     #[error("the server is busy: {waiting} requests wait already")]
     Busy { waiting: usize },
@@ -143,7 +146,7 @@ impl ApiError {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Quota { .. } | Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Draining | Self::Dead { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -174,6 +177,7 @@ impl ApiError {
             Self::TooLarge { .. } => Some("request_too_large"),
             Self::BodyTimeout { .. } => Some("request_timeout"),
             Self::NoKey | Self::WrongKey => Some("invalid_api_key"),
+            Self::Quota { .. } => Some("rate_limit_exceeded"),
             Self::Busy { .. } => Some("server_busy"),
             Self::Draining | Self::Dead { .. } => Some("server_unavailable"),
             Self::Body { .. } | Self::Internal { .. } => None,
@@ -183,6 +187,7 @@ impl ApiError {
     /// When it makes sense to come back.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::Quota { retry_after, .. } => Some(*retry_after),
             Self::Busy { .. } => Some(Duration::from_secs(1)),
             Self::Draining => Some(Duration::from_secs(5)),
             _ => None,

@@ -12,7 +12,7 @@ use axum::{Router, extract::Request};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::ApiError;
-use crate::routes::{chat, completions, embeddings, health, messages, models, responses, tokenize};
+use crate::routes::{chat, completions, embeddings, health, messages, metrics, models, responses, tokenize};
 use crate::state::App;
 use crate::{audit, auth, error_body, request_id};
 
@@ -31,10 +31,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(locked)
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
+        .route("/metrics", get(metrics::metrics))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(audit::audit))
+        .layer(from_fn_with_state(Arc::clone(&app), audit::audit))
         .layer(from_fn_with_state(Arc::clone(&app), error_body::render))
         .layer(from_fn(request_id::name_request))
         .with_state(app)

@@ -54,6 +54,7 @@ impl Server {
         let router = router::router(Arc::clone(&app));
         tokio::select! {
             () = connection::accept(&listener, router, app.options.limits, &graceful) => {}
+            () = app.keys.watch() => {}
             () = shutdown => {}
         }
         drop(listener);

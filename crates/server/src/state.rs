@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
-use crate::auth::Keyring;
 use crate::error::{ApiError, ApiResult, ServerError};
+use crate::keys::Keyring;
+use crate::metrics::Metrics;
 use crate::options::{ServedModel, ServerOptions};
 use crate::tables::{Aliases, Efforts};
 
@@ -16,6 +17,7 @@ pub(crate) struct App {
     pub(crate) keys: Keyring,
     pub(crate) aliases: Aliases,
     pub(crate) efforts: Efforts,
+    pub(crate) metrics: Metrics,
     /// When the server started, in seconds of Unix time.
     pub(crate) started: u64,
     /// Changes when answers may change: with the program and with the model.
@@ -30,6 +32,7 @@ impl App {
             keys: Keyring::new(&options)?,
             aliases: Aliases::embedded()?,
             efforts: Efforts::embedded()?,
+            metrics: Metrics::new(&model),
             started: unix_time(),
             fingerprint: format!("fp_{hex}"),
             model,

@@ -17,6 +17,7 @@ use text::{OutputDelta, ParsedOutput, SpecialTokens};
 use crate::audit::Audit;
 use crate::auth::Caller;
 use crate::error::{ApiError, ApiResult};
+use crate::quota::Permit;
 use crate::request::{GenerateRequest, OutputForm};
 use crate::state::App;
 
@@ -76,6 +77,8 @@ pub(crate) struct Answer {
     usage: Usage,
     ready: std::collections::VecDeque<AnswerEvent>,
     audit: Arc<Audit>,
+    /// Ends with the answer.
+    permit: Option<Permit>,
 }
 
 impl Answer {
@@ -92,6 +95,7 @@ impl Answer {
             let expected = format!("at most {} over all prompts", crate::limits::MAX_CHOICES);
             return Err(ApiError::value("n", expected, total));
         }
+        let permit = caller.admit()?;
         let (request, prompts) = encode::off_thread(Arc::clone(app), request).await?;
         let mut answer = Self {
             jobs: Vec::with_capacity(prompts.len()),
@@ -100,6 +104,7 @@ impl Answer {
             usage: Usage::default(),
             ready: std::collections::VecDeque::new(),
             audit,
+            permit,
         };
         for prompt in prompts {
             for _ in 0..request.n {
@@ -109,7 +114,7 @@ impl Answer {
             let job = job(app, caller, &request, prompt);
             answer.jobs.push(Some(app.model.service.submit(job).map_err(refusal)?));
         }
-        answer.audit.set_usage(answer.usage);
+        answer.tell_usage();
         Ok(answer)
     }
 
@@ -120,7 +125,6 @@ impl Answer {
                 return Ok(Some(event));
             }
             if self.jobs.iter().all(Option::is_none) {
-                self.audit.set_usage(self.usage);
                 return Ok(None);
             }
             let (job, event) = poll_fn(|cx| self.poll_jobs(cx)).await;
@@ -150,6 +154,14 @@ impl Answer {
         Ok((finished, self.usage))
     }
 
+    /// Whoever wants to know the usage hears of it as it grows, because an answer may end at any time.
+    fn tell_usage(&mut self) {
+        self.audit.set_usage(self.usage);
+        if let Some(permit) = &mut self.permit {
+            permit.set_tokens(self.usage.prompt_tokens + self.usage.completion_tokens);
+        }
+    }
+
     /// What it cost so far.
     pub(crate) fn usage(&self) -> Usage {
         self.usage
@@ -175,6 +187,7 @@ impl Answer {
         match event {
             Some(TokenEvent::Started { cached_tokens, queued }) => {
                 self.usage.cached_tokens += cached_tokens;
+                self.tell_usage();
                 self.audit.set_queued(queued);
             }
             Some(TokenEvent::Token { index, sampled }) => {
@@ -182,6 +195,7 @@ impl Answer {
                 if !choice.is_over() {
                     choice.push(first + index, sampled, &mut self.usage, &mut self.ready);
                 }
+                self.tell_usage();
             }
             Some(TokenEvent::Finish { index, reason, .. }) => {
                 let choice = &mut self.choices[first + index];

@@ -46,6 +46,7 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
     if let Some(dimensions) = fields.dimensions {
         return Err(ApiError::value("dimensions", "absent: this model's vectors have one size", dimensions));
     }
+    let mut permit = caller.admit()?;
     let prompts = encode_all(&app, sources(fields.input)?).await?;
     let mut usage = Usage::default();
     // All are queued before the first is waited for, so that they share steps.
@@ -56,6 +57,9 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
         jobs.push(app.model.service.embed(prompt, caller.owner(), salt).map_err(refusal)?);
     }
     audit.set_usage(usage);
+    if let Some(permit) = &mut permit {
+        permit.set_tokens(usage.prompt_tokens);
+    }
     let format = fields.encoding_format.unwrap_or_default();
     let mut data = Vec::with_capacity(jobs.len());
     for (index, job) in jobs.into_iter().enumerate() {
