@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::request::Mode;
+
 /// Whose defaults, limits and error texts the OpenAI-shaped routes follow. DeepSeek's extensions (thinking, prefix
 /// completion, FIM, cache figures in the usage) are there in both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,6 +17,22 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// Tokens of an answer whose request says nothing; `None` goes on to the end of the context.
+    pub(crate) fn default_max_tokens(self, mode: &Mode) -> Option<usize> {
+        match (self, mode.thinking, mode.effort.as_deref()) {
+            (Self::OpenAi, ..) => None,
+            (Self::DeepSeek, Some(true), Some("max")) => Some(131_072),
+            (Self::DeepSeek, Some(true), _) => Some(65_536),
+            (Self::DeepSeek, ..) => Some(8192),
+        }
+    }
+
+    /// Whether `temperature`, the filters and the penalties of a request count: a reasoning model of DeepSeek's samples
+    /// as it was trained to, and says nothing about options that would change that.
+    pub(crate) fn heeds_sampling(self, mode: &Mode) -> bool {
+        self == Self::OpenAi || mode.thinking != Some(true)
+    }
+
     /// What stands between the text parts of one message.
     pub(crate) fn part_separator(self) -> &'static str {
         match self {

@@ -12,7 +12,9 @@ use axum::{Router, extract::Request};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::ApiError;
-use crate::routes::{chat, completions, embeddings, health, messages, metrics, models, responses, tokenize};
+use crate::routes::{
+    chat, completions, embeddings, health, messages, metrics, models, page, responses, tokenize,
+};
 use crate::state::App;
 use crate::{audit, auth, error_body, request_id};
 
@@ -29,6 +31,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route_layer(from_fn_with_state(Arc::clone(&app), auth::authenticate));
     Router::new()
         .merge(locked)
+        .merge(page::routes())
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(metrics::metrics))

@@ -127,7 +127,8 @@ fn paths_methods_and_models_that_are_not_there() {
     let server = TestServer::new();
     for (method, path, status, code) in [
         ("GET", "/v2/chat", 404, "unknown_url"),
-        ("POST", "/", 404, "unknown_url"),
+        ("POST", "/nowhere", 404, "unknown_url"),
+        ("POST", "/", 405, "method_not_supported"),
         ("GET", "/v1/chat/completions", 405, "method_not_supported"),
         ("DELETE", "/v1/models", 405, "method_not_supported"),
         ("GET", "/v1/models/nobody", 404, "model_not_found"),

@@ -3,7 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod chat;
+mod command;
 mod completions;
+mod embeddings;
 mod errors;
 mod lifecycle;
+mod messages;
+mod responses;
 mod support;
+mod tenancy;
+mod tools;

@@ -102,6 +102,8 @@ impl MessagesCall {
         let tools = tools(fields.tools.unwrap_or_default())?;
         let (choice, parallel) = choice(fields.tool_choice)?;
         choice.check("tool_choice", &tools.tools)?;
+        choice.check_mode(app.options.dialect, &mode)?;
+        let params = sampling.params(app, &mode)?;
         let stops = fields.stop_sequences.unwrap_or_default();
         // Checked like the stop strings of the other front ends, under its own name.
         let stop = SamplingFields::check_stops("stop_sequences", stops)?;
@@ -120,7 +122,7 @@ impl MessagesCall {
             prompts: vec![PromptSource::Chat(Box::new(chat))],
             n: 1,
             max_tokens,
-            sampling: sampling.params(&app.model.defaults)?,
+            sampling: params,
             stop,
             stop_token_ids: Vec::new(),
             ignore_eos: false,

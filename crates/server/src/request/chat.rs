@@ -60,6 +60,8 @@ impl ChatCall {
         let wish = fields.thinking.map(ThinkingField::is_on).or(kwargs.thinking).or(kwargs.enable_thinking);
         let mode = thinking::mode(wish, fields.reasoning_effort.as_ref(), alias, app)?;
 
+        tools.choice.check_mode(dialect, &mode)?;
+
         let Some(wire) = fields.messages else { return Err(ApiError::missing("messages")) };
         let messages = messages::messages(wire, dialect, mode.thinking)?;
         let continues = messages.last().is_some_and(|message| message.prefix == Some(true));
@@ -68,10 +70,13 @@ impl ChatCall {
         }
         format::check("response_format", fields.response_format.as_ref())?;
 
-        let max_tokens = fields.max_completion_tokens.or(fields.max_tokens);
-        let max_field =
-            if fields.max_completion_tokens.is_some() { "max_completion_tokens" } else { "max_tokens" };
-        let mut params = sampling.params(&app.model.defaults)?;
+        let (max_field, max_tokens) = match fields.max_completion_tokens {
+            Some(max) => ("max_completion_tokens", Some(max)),
+            None => ("max_tokens", fields.max_tokens),
+        };
+        let max_tokens = count_in_range(max_field, max_tokens, 1, limits::MAX_TOKENS)?
+            .or(dialect.default_max_tokens(&mode));
+        let mut params = sampling.params(app, &mode)?;
         params.logprobs = logprobs(fields.logprobs, fields.top_logprobs)?;
         let offered = if tools.choice == ToolChoice::None { Vec::new() } else { tools.tools };
         let chat = ChatRequest {
@@ -86,7 +91,7 @@ impl ChatCall {
         let generate = GenerateRequest {
             prompts: vec![PromptSource::Chat(Box::new(chat))],
             n: choices(fields.n, dialect)?,
-            max_tokens: count_in_range(max_field, max_tokens, 1, limits::MAX_TOKENS)?,
+            max_tokens,
             sampling: params,
             stop: sampling.stops()?,
             stop_token_ids: sampling.stop_tokens()?,

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::chat::choices;
 use super::common::{CommonFields, Envelope};
 use super::fields::{Prompts, count_in_range};
-use super::{GenerateRequest, OutputForm, PromptSource, SamplingFields};
+use super::{GenerateRequest, Mode, OutputForm, PromptSource, SamplingFields};
 use crate::dialect::Dialect;
 use crate::error::{ApiError, ApiResult};
 use crate::json;
@@ -48,7 +48,7 @@ impl CompletionCall {
             return Err(ApiError::value("best_of", format!("absent or {n}, the same as `n`"), best_of));
         }
         let Some(prompt) = fields.prompt else { return Err(ApiError::missing("prompt")) };
-        let mut params = sampling.params(&app.model.defaults)?;
+        let mut params = sampling.params(app, &Mode::default())?;
         params.logprobs = count_in_range("logprobs", fields.logprobs, 0, limits::MAX_TOP_LOGPROBS)?;
         let echo = fields.echo.unwrap_or(false);
         if echo && params.logprobs.is_some() {

@@ -15,3 +15,4 @@ pub(crate) mod tools;
 
 pub(crate) use generate::{GenerateRequest, OutputForm, PromptSource};
 pub(crate) use sampling::SamplingFields;
+pub(crate) use thinking::Mode;

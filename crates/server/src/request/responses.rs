@@ -84,12 +84,14 @@ impl ResponsesCall {
         let choice = fields.tool_choice.as_ref().filter(|choice| !choice.is_null());
         let choice = choice.map(|choice| tool_choice("tool_choice", choice, &tools.tools)).transpose()?;
         let choice = choice.unwrap_or_default();
+        choice.check_mode(app.options.dialect, &mode)?;
         let parallel = fields.parallel_tool_calls.unwrap_or(true);
         let format = fields.text.as_ref().and_then(|text| text.format.as_ref());
         super::format::check("text.format", format)?;
         let max_tokens =
-            count_in_range("max_output_tokens", fields.max_output_tokens, 1, limits::MAX_TOKENS)?;
-        let params = sampling.params(&app.model.defaults)?;
+            count_in_range("max_output_tokens", fields.max_output_tokens, 1, limits::MAX_TOKENS)?
+                .or(app.options.dialect.default_max_tokens(&mode));
+        let params = sampling.params(app, &mode)?;
         let echo = json!({
             "model": envelope.model,
             "instructions": fields.instructions,

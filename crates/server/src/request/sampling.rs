@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use engine::SamplingParams;
 use serde::Deserialize;
 
+use super::Mode;
 use super::fields::{OneOrMany, in_range};
 use crate::error::{ApiError, ApiResult};
 use crate::limits;
+use crate::state::App;
 
 /// As clients write them; `null` is the same as absent.
 #[derive(Debug, Default, Deserialize)]
@@ -27,8 +29,18 @@ pub(crate) struct SamplingFields {
 }
 
 impl SamplingFields {
-    /// The engine's parameters: what the client says before what the checkpoint says.
-    pub(crate) fn params(&self, defaults: &SamplingParams) -> ApiResult<SamplingParams> {
+    /// The engine's parameters: what the client says before what the checkpoint says, as far as it counts in this mode.
+    pub(crate) fn params(&self, app: &App, mode: &Mode) -> ApiResult<SamplingParams> {
+        let defaults = &app.model.defaults;
+        let wished = self.checked(defaults)?;
+        if app.options.dialect.heeds_sampling(mode) {
+            return Ok(wished);
+        }
+        let SamplingParams { logit_bias, seed, .. } = wished;
+        Ok(SamplingParams { logit_bias, seed, ..defaults.clone() })
+    }
+
+    fn checked(&self, defaults: &SamplingParams) -> ApiResult<SamplingParams> {
         let above_zero = |field, value: Option<f64>, most: f64| match value {
             Some(value) if !(value > 0.0 && value <= most) => {
                 Err(ApiError::value(field, format!("above 0 and at most {most}"), value))

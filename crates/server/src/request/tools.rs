@@ -6,6 +6,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use text::Tool;
 
+use super::Mode;
+use crate::dialect::Dialect;
 use crate::error::{ApiError, ApiResult};
 use crate::limits;
 
@@ -154,6 +156,19 @@ pub(crate) fn tool_choice(field: &str, wire: &Value, tools: &[Tool]) -> ApiResul
 }
 
 impl ToolChoice {
+    /// DeepSeek's models cannot be made to call while they reason.
+    pub(crate) fn check_mode(&self, dialect: Dialect, mode: &Mode) -> ApiResult<()> {
+        match self {
+            Self::Required | Self::Named(_)
+                if dialect == Dialect::DeepSeek && mode.thinking == Some(true) =>
+            {
+                let expected = "\"auto\" or \"none\" in the thinking mode";
+                Err(ApiError::value("tool_choice", expected, "a call that must be made"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there is something to choose.
     pub(crate) fn check(&self, field: &str, tools: &[Tool]) -> ApiResult<()> {
         match self {

@@ -22,8 +22,9 @@ const ABOUT_ARGUMENTS: &str = "\
 MODEL is a directory or a hub id (org/name or org/name@revision). Without one the demo model inside the program is
 served.
 
-Routes: /v1/chat/completions, /v1/completions, /beta/completions (fill in the middle), /v1/models, /tokenize,
-/detokenize, /health, /ready; all but the last two also with or without /v1.
+Routes, with or without /v1: /chat/completions, /completions (fill in the middle with a suffix), /messages
+(Anthropic's), /responses, /embeddings, /models, /tokenize, /detokenize. Without a key: a page to chat at /, /health,
+/ready, /metrics.
 
 A config file (TOML) sets any of these options by their long names, such as `port = 8080` or
 `served-model-name = [\"a\", \"b\"]`. What the command line says wins.
@@ -55,6 +56,9 @@ pub(crate) struct Args {
     /// better set it in the environment, or use --keys
     #[arg(long = "api-key", value_name = "KEY", env = "CACHALOT_API_KEY", hide_env_values = true)]
     api_keys: Vec<String>,
+    /// A file of hashed keys with their quotas (see the README), read again when it changes
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
     /// Whose word counts where the two APIs disagree: openai or deepseek
     #[arg(long, value_name = "DIALECT", default_value = "openai")]
     dialect: Dialect,
@@ -234,7 +238,7 @@ impl Args {
             addr: SocketAddr::new(self.host, self.port),
             dialect: self.dialect,
             api_keys: self.api_keys.clone(),
-            keys_file: None,
+            keys_file: self.keys.clone(),
             served_names: self.served_model_name.iter().skip(1).cloned().collect(),
             limits: Limits {
                 max_connections: self.limits.max_connections,
