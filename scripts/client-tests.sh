@@ -28,7 +28,7 @@ fresh() { local stamp=$1; shift; [ "$(cat "$stamp" 2> /dev/null)" = "$(cat "$@" 
 if ! fresh "$home/python.txt" "$tests/requirements.txt"; then
   rm -rf "$home/venv"
   "$python" -m venv "$home/venv"
-  "$home/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$tests/requirements.txt"
+  "$home/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r "$tests/requirements.txt"
   sha256sum < "$tests/requirements.txt" > "$home/python.txt"
 fi
 cp "$tests/package.json" "$tests/package-lock.json" "$home/"

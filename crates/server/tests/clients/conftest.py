@@ -18,14 +18,16 @@ class Server:
     key: str
     limited_key: str
     model: str
+    dialect: str
 
     def url(self, path):
         return self.origin + path
 
 
-def server(variable):
+def server(dialect):
     return Server(
-        origin=os.environ[variable],
+        dialect=dialect,
+        origin=os.environ[f"CLIENT_TESTS_{dialect.upper()}_URL"],
         key=os.environ["CLIENT_TESTS_KEY"],
         limited_key=os.environ["CLIENT_TESTS_LIMITED_KEY"],
         model=os.environ["CLIENT_TESTS_MODEL"],
@@ -35,10 +37,10 @@ def server(variable):
 @pytest.fixture(scope="session")
 def openai_server():
     """Started with its defaults, which is `--dialect openai`."""
-    return server("CLIENT_TESTS_OPENAI_URL")
+    return server("openai")
 
 
 @pytest.fixture(scope="session")
 def deepseek_server():
     """Started with `--dialect deepseek`."""
-    return server("CLIENT_TESTS_DEEPSEEK_URL")
+    return server("deepseek")

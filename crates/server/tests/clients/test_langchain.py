@@ -76,13 +76,17 @@ def test_many_at_once(model):
     assert [a.content for a in answers] == [f"{a} + 12 = {a + 12}" for a in range(10, 18)]
 
 
-def test_reasoning(model):
+def test_reasoning(model, server):
     answer = model("deepseek-reasoner").invoke(demo.HARD_SUM)
-    assert answer.content == demo.HARD_SUM_ANSWER
+    assert isinstance(answer.content, str) and answer.content
     assert answer.additional_kwargs["reasoning_content"]
     assert answer.usage_metadata["output_token_details"]["reasoning"] > 0
-    thoughts = [c.additional_kwargs.get("reasoning_content", "") for c in model("deepseek-reasoner").stream(demo.HARD_SUM)]
-    assert "".join(thoughts) == answer.additional_kwargs["reasoning_content"]
+    streamed = [c.additional_kwargs.get("reasoning_content") or "" for c in model("deepseek-reasoner").stream(demo.HARD_SUM)]
+    assert sum(map(bool, streamed)) > 1
+    # DeepSeek's API draws its words while thinking, whatever the temperature of the request.
+    if server.dialect == "openai":
+        assert answer.content == demo.HARD_SUM_ANSWER
+        assert "".join(streamed) == answer.additional_kwargs["reasoning_content"]
 
 
 def test_a_tool_and_its_result(model):
