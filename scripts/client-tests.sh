@@ -2,24 +2,27 @@
 # Real, unmodified client programs against `cachalot serve` with the demo model: the SDKs of OpenAI (Python, Node) and
 # Anthropic, langchain-deepseek, litellm, and schemathesis over the published OpenAPI document.
 #   scripts/client-tests.sh [BINARY] [PYTEST ARGUMENT]...
-# BINARY defaults to target/debug/cachalot. With arguments for pytest only those tests run, and nothing of Node's.
-# Needs Python 3.11 and node 20 or newer; fetches what crates/server/tests/clients pins into target/clients.
+# BINARY defaults to target/release/cachalot. With arguments for pytest only those tests run, and nothing of Node's.
+# Needs Python 3.11 and node 20 or newer; fetches what crates/server/tests/clients pins into target/clients, about
+# 500 MB. Exits with 3 if one of them is missing or the package indexes cannot be reached.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 tests=$root/crates/server/tests/clients
 target=${CARGO_TARGET_DIR:-$root/target}
 home=$target/clients
-binary=$(realpath "${1:-$target/debug/cachalot}")
+binary=$(realpath -m "${1:-$target/release/cachalot}")
 shift || true
-[ -x "$binary" ] || { echo "no program at $binary: cargo build --bin cachalot" >&2; exit 1; }
+[ -x "$binary" ] || { echo "no program at $binary: cargo build --release --bin cachalot" >&2; exit 1; }
 mkdir -p "$home"
 
-python=$(command -v python3) || { echo "no python3: Python 3.11 or newer is needed" >&2; exit 1; }
+missing() { echo "client tests: $1" >&2; exit 3; }
+python=$(command -v python3) || missing "no python3; Python 3.11 or newer is needed"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-  { echo "$("$python" --version) is too old: Python 3.11 or newer is needed" >&2; exit 1; }
-command -v node > /dev/null && command -v npm > /dev/null || { echo "no node or npm: node 20 or newer is needed" >&2; exit 1; }
+  missing "$("$python" --version) is too old; Python 3.11 or newer is needed"
+"$python" -c 'import ensurepip, venv' || missing "python3 lacks its module venv (python3-venv)"
+{ command -v node && command -v npm; } > /dev/null || missing "no node or npm; node 20 or newer is needed"
 node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' ||
-  { echo "node $(node --version) is too old: node 20 or newer is needed" >&2; exit 1; }
+  missing "node $(node --version) is too old; node 20 or newer is needed"
 
 # fresh STAMP FILE...: whether what the files pin is what was installed. The stamp is written last, so that an
 # installation that was interrupted starts anew.
@@ -28,12 +31,20 @@ fresh() { local stamp=$1; shift; [ "$(cat "$stamp" 2> /dev/null)" = "$(cat "$@" 
 if ! fresh "$home/python.txt" "$tests/requirements.txt"; then
   rm -rf "$home/venv"
   "$python" -m venv "$home/venv"
-  "$home/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r "$tests/requirements.txt"
+  pip=("$home/venv/bin/python" -m pip --quiet --disable-pip-version-check)
+  if ! "${pip[@]}" install --no-compile --no-deps -r "$tests/requirements.txt"; then
+    # With an index that lacks a pinned version, something is wrong; without any index there are no clients.
+    "${pip[@]}" download --no-deps --dest "$(mktemp -d)" wheel && exit 1
+    missing "no Python package index can be reached"
+  fi
   sha256sum < "$tests/requirements.txt" > "$home/python.txt"
 fi
 cp "$tests/package.json" "$tests/package-lock.json" "$home/"
 if ! fresh "$home/node.txt" "$home/package.json" "$home/package-lock.json"; then
-  (cd "$home" && npm ci --silent --no-audit --no-fund)
+  if ! (cd "$home" && npm ci --silent --no-audit --no-fund); then
+    npm view openai version && exit 1
+    missing "no npm registry can be reached"
+  fi
   cat "$home/package.json" "$home/package-lock.json" | sha256sum > "$home/node.txt"
 fi
 
