@@ -11,9 +11,10 @@ def map_body(context, body):
     """Keeps answers short. Lengths of the wrong type and below the range stay as they are."""
     if not isinstance(body, dict):
         return body
-    short = {}
+    own = "max_output_tokens" if context.operation.path.endswith("/responses") else "max_tokens"
+    body = {own: MAX_TOKENS, **body}
     for field in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         length = body.get(field)
-        if length is None or isinstance(length, (int, float)) and length > MAX_TOKENS:
-            short[field] = MAX_TOKENS
-    return {**body, **short}
+        if isinstance(length, (int, float)) and length > MAX_TOKENS:
+            body[field] = MAX_TOKENS
+    return body
