@@ -3,8 +3,8 @@
 Its greedy answers are the same on every machine (`cachalot eval` counts them), so the tests may compare texts.
 """
 
-SUM = "Calculate 15 + 96"
-SUM_ANSWER = "15 + 96 = 111"
+SUM = "Calculate 12 + 30"
+SUM_ANSWER = "12 + 30 = 42"
 HARD_SUM = "What is 812+395?"
 HARD_SUM_ANSWER = "812 + 395 = 1207"
 CAPITAL = "What is the capital of France?"

@@ -11,8 +11,8 @@ const client = new OpenAI({ baseURL, apiKey: environment("CLIENT_TESTS_KEY"), ma
 
 const user = (content) => [{ role: "user", content }];
 const direct = { model, temperature: 0, thinking: { type: "disabled" } };
-const SUM = "Calculate 15 + 96";
-const SUM_ANSWER = "15 + 96 = 111";
+const SUM = "Calculate 12 + 30";
+const SUM_ANSWER = "12 + 30 = 42";
 const WEATHER_ANSWER = "It is 21 degrees and sunny in Paris.";
 const weather = {
   name: "get_weather",

@@ -22,7 +22,9 @@ def ask(request, openai_server):
             options["thinking"] = {"type": "disabled"}
         options = {"temperature": 0, "max_tokens": 300, "num_retries": 0, "timeout": 60, **options}
         address = {"api_base": openai_server.url(path), "api_key": openai_server.key}
-        return litellm.completion(model=f"{provider}/{openai_server.model}", messages=messages, **address, **options)
+        # litellm lets only models that it knows think through Anthropic's API.
+        name = "claude-sonnet-4-5" if provider == "anthropic" else openai_server.model
+        return litellm.completion(model=f"{provider}/{name}", messages=messages, **address, **options)
 
     create.provider = provider
     return create

@@ -9,16 +9,15 @@ from openai import NotFoundError, OpenAI
 
 @pytest.fixture(scope="module")
 def connect(openai_server):
-    """Makes clients of one server, which differ in the path of their base URL."""
+    """Makes clients of one server, which differ in the path of their base URL.
 
-    def client(path):
-        return OpenAI(
-            base_url=openai_server.url(path),
-            api_key=openai_server.key,
-            max_retries=0,
-            timeout=60,
-            _strict_response_validation=True,
-        )
+    `strict` refuses answers that do not match the SDK's types. It is of no use where those types are wrong: they know
+    no `finish_reason` of null in a stream of completions, and no embedding in base64.
+    """
+
+    def client(path, strict=False):
+        address = {"base_url": openai_server.url(path), "api_key": openai_server.key}
+        return OpenAI(**address, max_retries=0, timeout=60, _strict_response_validation=strict)
 
     return client
 
@@ -36,7 +35,7 @@ def complete(connect, openai_server):
 
 @pytest.mark.parametrize("path", ["/v1", ""])
 def test_the_list_of_models(connect, openai_server, path):
-    client = connect(path)
+    client = connect(path, strict=True)
     models = client.models.list()
     assert models.object == "list"
     assert models.data[0].id == openai_server.model
@@ -70,11 +69,13 @@ def test_sixteen_tokens_unless_told_otherwise(complete):
 
 
 def test_several_prompts_at_once(complete):
-    alone = [complete(p, max_tokens=8).choices[0].text for p in (PROMPT, "def add(a, b):")]
-    answer = complete([PROMPT, "def add(a, b):"], max_tokens=8)
+    prompts = [PROMPT, "The capital of"]
+    alone = [complete(p, max_tokens=8) for p in prompts]
+    answer = complete(prompts, max_tokens=8)
     assert [c.index for c in answer.choices] == [0, 1]
-    assert [c.text for c in answer.choices] == alone
-    assert answer.usage.completion_tokens == 16
+    assert [c.text for c in answer.choices] == [a.choices[0].text for a in alone]
+    for field in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert getattr(answer.usage, field) == sum(getattr(a.usage, field) for a in alone)
 
 
 def test_echo(complete):
@@ -141,7 +142,7 @@ def test_an_embedding_as_numbers(connect, openai_server):
 @pytest.fixture
 def respond(connect, openai_server):
     """`responses.create` of the demo model, greedy, without reasoning unless told otherwise."""
-    client = connect("/v1")
+    client = connect("/v1", strict=True)
 
     def create(question, **options):
         options = {"temperature": 0, "reasoning": {"effort": "none"}, **options}
