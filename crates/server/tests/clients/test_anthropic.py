@@ -32,8 +32,10 @@ def request_of(openai_server):
 
     def fields(question, **options):
         messages = demo.user(question) if isinstance(question, str) else question
-        base = {"model": openai_server.model, "max_tokens": 300, "temperature": 0, "thinking": OFF}
-        return {**base, "messages": messages, **options}
+        base = {"model": openai_server.model, "max_tokens": 300, "thinking": OFF}
+        # The SDK has no argument for it any more; the API has the field.
+        body = {"temperature": options.pop("temperature", 0)}
+        return {**base, "messages": messages, "extra_body": body, **options}
 
     return fields
 
