@@ -51,7 +51,9 @@ def test_a_message(client, request_of, openai_server):
 
 def test_tokens_are_counted_as_they_are_used(client, request_of):
     request = request_of(demo.WEATHER, tools=TOOLS, system="Answer briefly.")
-    counted = client.messages.count_tokens(**{k: request[k] for k in ("model", "messages", "tools", "system", "thinking")})
+    counted = client.messages.count_tokens(
+        **{k: request[k] for k in ("model", "messages", "tools", "system", "thinking")}
+    )
     usage = client.messages.create(**request).usage
     cached = (usage.cache_read_input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
     assert counted.input_tokens == usage.input_tokens + cached
@@ -84,9 +86,9 @@ def test_a_stream_says_the_same(client, request_of):
     assert kinds[:2] == ["message_start", "content_block_start"]
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
     assert set(kinds[2:-3]) == {"content_block_delta"} and len(kinds) > 10
-    assert events[0].message.usage.input_tokens == whole.usage.input_tokens + (whole.usage.cache_read_input_tokens or 0) - (
-        events[0].message.usage.cache_read_input_tokens or 0
-    )
+    assert events[0].message.usage.input_tokens == whole.usage.input_tokens + (
+        whole.usage.cache_read_input_tokens or 0
+    ) - (events[0].message.usage.cache_read_input_tokens or 0)
     with client.messages.stream(**request_of(demo.STORY)) as stream:
         text = "".join(stream.text_stream)
         final = stream.get_final_message()
@@ -144,14 +146,24 @@ def test_thinking_comes_in_its_own_block(client, request_of):
 def test_thoughts_may_be_sent_back(client, request_of):
     first = client.messages.create(**request_of(demo.WEATHER, tools=TOOLS, thinking=ON, max_tokens=1200))
     assert [block.type for block in first.content] == ["thinking", "tool_use"]
-    result = {"type": "tool_result", "tool_use_id": first.content[-1].id, "content": [{"type": "text", "text": demo.WEATHER_RESULT}]}
-    messages = [*demo.user(demo.WEATHER), {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
+    result = {
+        "type": "tool_result",
+        "tool_use_id": first.content[-1].id,
+        "content": [{"type": "text", "text": demo.WEATHER_RESULT}],
+    }
+    messages = [
+        *demo.user(demo.WEATHER),
+        {"role": "assistant", "content": first.content},
+        {"role": "user", "content": [result]},
+    ]
     second = client.messages.create(**request_of(messages, tools=TOOLS, thinking=ON, max_tokens=1100))
     assert second.content[-1].text == demo.WEATHER_ANSWER
 
 
 def test_either_header_carries_the_key(openai_server, request_of):
-    client = Anthropic(base_url=openai_server.url("/anthropic"), auth_token=openai_server.key, api_key=None, max_retries=0)
+    client = Anthropic(
+        base_url=openai_server.url("/anthropic"), auth_token=openai_server.key, api_key=None, max_retries=0
+    )
     assert client.messages.create(**request_of(demo.SUM)).content[0].text == demo.SUM_ANSWER
 
 

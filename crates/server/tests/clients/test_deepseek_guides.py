@@ -112,7 +112,9 @@ def test_function_calling_in_the_old_form(client):
     assert json.loads(asked.function_call.arguments) == {"city": "Paris"}
     messages.append(asked)
     messages.append({"role": "function", "name": asked.function_call.name, "content": demo.WEATHER_RESULT})
-    assert client.chat.completions.create(messages=messages, **request).choices[0].message.content == demo.WEATHER_ANSWER
+    assert (
+        client.chat.completions.create(messages=messages, **request).choices[0].message.content == demo.WEATHER_ANSWER
+    )
 
 
 def test_function_calling(client):
@@ -261,7 +263,11 @@ def test_retrieval_and_an_answer(server):
     assert [nearest(note) for note in notes] == notes
     found = nearest("Julia is a plumber")
     assert found == notes[1]
-    request = {"model": "deepseek-chat", "messages": demo.user(f"Extract name, age and job as JSON: {found}"), "temperature": 0}
+    request = {
+        "model": "deepseek-chat",
+        "messages": demo.user(f"Extract name, age and job as JSON: {found}"),
+        "temperature": 0,
+    }
     assert json.loads(client.chat.completions.create(**request).choices[0].message.content) == demo.PLUMBER_FIELDS
 
 

@@ -81,7 +81,9 @@ def test_reasoning(model, server):
     assert isinstance(answer.content, str) and answer.content
     assert answer.additional_kwargs["reasoning_content"]
     assert answer.usage_metadata["output_token_details"]["reasoning"] > 0
-    streamed = [c.additional_kwargs.get("reasoning_content") or "" for c in model("deepseek-reasoner").stream(demo.HARD_SUM)]
+    streamed = [
+        c.additional_kwargs.get("reasoning_content") or "" for c in model("deepseek-reasoner").stream(demo.HARD_SUM)
+    ]
     assert sum(map(bool, streamed)) > 1
     # DeepSeek's API draws its words while thinking, whatever the temperature of the request.
     if server.dialect == "openai":

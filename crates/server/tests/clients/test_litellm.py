@@ -103,7 +103,13 @@ def test_json_mode(openai_server):
 
 def test_text_completion(openai_server):
     model = f"text-completion-openai/{openai_server.model}"
-    request = {"model": model, "prompt": "Once upon a time there was a", "max_tokens": 12, "temperature": 0, **address(openai_server)}
+    request = {
+        "model": model,
+        "prompt": "Once upon a time there was a",
+        "max_tokens": 12,
+        "temperature": 0,
+        **address(openai_server),
+    }
     answer = litellm.text_completion(**request)
     assert answer.choices[0].text and answer.choices[0].finish_reason == "length"
     assert answer.usage.completion_tokens == 12
@@ -111,7 +117,10 @@ def test_text_completion(openai_server):
 
 def test_embedding(openai_server):
     answer = litellm.embedding(
-        model=f"openai/{openai_server.model}", input=["a cat", "a dog"], encoding_format="float", **address(openai_server)
+        model=f"openai/{openai_server.model}",
+        input=["a cat", "a dog"],
+        encoding_format="float",
+        **address(openai_server),
     )
     assert [d["index"] for d in answer.data] == [0, 1]
     assert len(answer.data[0]["embedding"]) == len(answer.data[1]["embedding"]) > 1
@@ -119,7 +128,12 @@ def test_embedding(openai_server):
 
 def test_many_at_once(openai_server):
     async def ask_all(sums):
-        request = {"model": f"deepseek/{openai_server.model}", "temperature": 0, "thinking": {"type": "disabled"}, **address(openai_server)}
+        request = {
+            "model": f"deepseek/{openai_server.model}",
+            "temperature": 0,
+            "thinking": {"type": "disabled"},
+            **address(openai_server),
+        }
         return await asyncio.gather(*(litellm.acompletion(messages=demo.user(s), **request) for s in sums))
 
     answers = asyncio.run(ask_all([f"Calculate {a} + 12" for a in range(10, 18)]))

@@ -108,7 +108,12 @@ def test_a_stream_ends_with_its_usage_if_asked(chat):
 
 
 def test_the_sdks_own_assembly_of_a_stream(client, openai_server):
-    request = {"model": openai_server.model, "messages": demo.user(demo.SUM), "temperature": 0, "extra_body": demo.DIRECT}
+    request = {
+        "model": openai_server.model,
+        "messages": demo.user(demo.SUM),
+        "temperature": 0,
+        "extra_body": demo.DIRECT,
+    }
     with client.chat.completions.stream(**request) as stream:
         events = [event.type for event in stream]
         final = stream.get_final_completion()

@@ -28,7 +28,9 @@ def complete(connect, openai_server):
     client = connect("/v1")
 
     def create(prompt, **options):
-        return client.completions.create(**{"model": openai_server.model, "prompt": prompt, "temperature": 0, **options})
+        return client.completions.create(
+            **{"model": openai_server.model, "prompt": prompt, "temperature": 0, **options}
+        )
 
     return create
 

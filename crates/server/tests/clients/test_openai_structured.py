@@ -56,7 +56,11 @@ def test_json_mode(chat):
 
 def test_json_mode_holds_where_the_model_would_not(chat):
     """Asked for a story, the model starts a sentence; in JSON mode it must start an object."""
-    content = chat(demo.STORY + " as JSON.", response_format={"type": "json_object"}, max_tokens=400).choices[0].message.content
+    content = (
+        chat(demo.STORY + " as JSON.", response_format={"type": "json_object"}, max_tokens=400)
+        .choices[0]
+        .message.content
+    )
     assert content.lstrip().startswith("{")
 
 
@@ -72,7 +76,10 @@ def test_a_schema_is_parsed_into_its_class(client, openai_server):
 
 
 def schema_of(model):
-    return {"type": "json_schema", "json_schema": {"name": model.__name__, "strict": True, "schema": model.model_json_schema()}}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": model.__name__, "strict": True, "schema": model.model_json_schema()},
+    }
 
 
 @pytest.mark.parametrize("question", [demo.PLUMBER, demo.STORY, demo.SUM])
@@ -85,7 +92,7 @@ def test_a_schema_holds_whatever_was_asked(chat, question, mode):
         Visit.model_validate_json(choice.message.content)
     else:
         assert choice.finish_reason == "length"
-        assert choice.message.content.startswith('{')
+        assert choice.message.content.startswith("{")
 
 
 def test_a_streamed_schema(chat):
@@ -97,7 +104,10 @@ def test_a_streamed_schema(chat):
 
 
 def test_a_schema_that_cannot_be_is_refused(chat):
-    broken = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"type": "what"}}}}}
+    broken = {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"type": "what"}}}},
+    }
     with pytest.raises(openai.BadRequestError) as error:
         chat(demo.PLUMBER, response_format=broken)
     assert error.value.param.startswith("response_format")
@@ -122,7 +132,9 @@ def test_a_required_call(chat):
 
 @pytest.mark.parametrize("function", [demo.WEATHER_FUNCTION, demo.CALCULATOR_FUNCTION], ids=lambda f: f["name"])
 def test_a_named_call(chat, function):
-    choice = chat(demo.WEATHER, tools=demo.TOOLS, tool_choice={"type": "function", "function": {"name": function["name"]}}).choices[0]
+    choice = chat(
+        demo.WEATHER, tools=demo.TOOLS, tool_choice={"type": "function", "function": {"name": function["name"]}}
+    ).choices[0]
     names = {call.function.name for call in choice.message.tool_calls}
     assert names == {function["name"]}
     [required] = function["parameters"]["required"]
