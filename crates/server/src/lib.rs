@@ -22,6 +22,7 @@ mod json;
 mod keys;
 mod limits;
 mod metrics;
+mod openapi;
 mod options;
 mod quota;
 mod request;

@@ -13,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::ApiError;
 use crate::routes::{
-    chat, completions, embeddings, health, messages, metrics, models, page, responses, tokenize,
+    chat, completions, embeddings, health, messages, metrics, models, openapi, page, responses, tokenize,
 };
 use crate::state::App;
 use crate::{audit, auth, error_body, request_id};
@@ -35,6 +35,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(openapi::openapi))
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(panicked))

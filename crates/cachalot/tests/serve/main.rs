@@ -9,6 +9,7 @@ mod embeddings;
 mod errors;
 mod lifecycle;
 mod messages;
+mod openapi;
 mod responses;
 mod support;
 mod tenancy;

@@ -7,6 +7,7 @@ pub(crate) mod health;
 pub(crate) mod messages;
 pub(crate) mod metrics;
 pub(crate) mod models;
+pub(crate) mod openapi;
 pub(crate) mod page;
 pub(crate) mod responses;
 pub(crate) mod tokenize;
