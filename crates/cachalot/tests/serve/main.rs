@@ -10,6 +10,7 @@ mod errors;
 mod lifecycle;
 mod messages;
 mod openapi;
+mod page;
 mod responses;
 mod support;
 mod tenancy;
