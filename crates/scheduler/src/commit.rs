@@ -6,9 +6,11 @@ use crate::plan::{Flight, FlightChunk, Plan};
 use crate::{Scheduler, SequenceId};
 
 impl Scheduler {
-    /// The plan was carried out: the keys of its tokens are in the cache, and these tokens follow. Who was to sample
-    /// and is not in `sampled` computes its last token again, and samples then. Tokens for sequences that ended
-    /// meanwhile are ignored, and so is a plan that is not the current one.
+    /// The plan was carried out: its copies are made, the keys of its tokens are in the cache, and these tokens follow.
+    /// From now on others find those keys by their tokens: if one chunk failed alone, cancel its sequence *before* the
+    /// commit. If nobody samples from a chunk that was to be sampled from, it counts as failed and is due again; if
+    /// only some siblings do, the others compute the last token again, and sample then. Tokens for sequences that
+    /// ended meanwhile are ignored, and so is a plan that is not the current one.
     pub fn commit(&mut self, plan: Plan, sampled: &[(SequenceId, u32)]) {
         let Some(flight) = self.flight.take_if(|flight| flight.step == plan.step) else { return };
         let sampled: HashMap<SequenceId, u32> = sampled.iter().copied().collect();
@@ -44,6 +46,9 @@ impl Scheduler {
         let (publish, size) = (self.options.prefix_cache, self.blocks.block_size());
         let Some(sequence) = self.sequences.get_mut(&chunk.ticket) else { return };
         sequence.in_flight = false;
+        if chunk.samples && !sequence.members.iter().any(|member| sampled.contains_key(&member.id)) {
+            return;
+        }
         sequence.computed_to(chunk.end, publish, size);
         if !chunk.samples {
             sequence.done = sequence.prefill_only && sequence.remaining() == 0;

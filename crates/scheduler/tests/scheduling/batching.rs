@@ -252,6 +252,35 @@ fn who_gets_no_token_computes_its_last_row_again() {
 }
 
 #[test]
+fn a_chunk_that_nobody_samples_from_is_due_again_and_not_found() {
+    for n in [1, 2] {
+        let mut world = World::new(16, 4, options(4, 16, true));
+        world.add(0, 0, &[1; 9], 3, n);
+        let plan = world.schedule();
+        let first = shape(&plan);
+        // The device wrote nothing.
+        world.commit(plan, &[]);
+        assert_eq!(shape(&world.schedule()), first);
+        world.add(0, 0, &[1; 9], 3, 1);
+        let plan = world.schedule();
+        assert_eq!(plan.chunks.last().map(|chunk| chunk.start), Some(0));
+        let sampled = world.run(&plan);
+        world.commit(plan, &sampled);
+        world.run_to_the_end();
+    }
+}
+
+#[test]
+fn who_fails_alone_is_cancelled_first_and_leaves_nothing_to_find() {
+    let mut world = World::new(16, 4, options(4, 8, true));
+    let guilty = world.add(0, 0, &[1; 20], 3, 1);
+    let plan = world.schedule();
+    world.cancel(guilty);
+    world.commit(plan, &[]);
+    assert_eq!(world.allocator.num_cached_blocks(), 0);
+}
+
+#[test]
 fn the_pool_of_one_block_serves_whatever_fits_it() {
     let mut world = World::new(1, 4, options(4, 16, true));
     for n in [1, 3] {

@@ -252,10 +252,13 @@ impl World {
         for chunk in &plan.chunks {
             let end = chunk.start + chunk.tokens.len();
             let members = if chunk.sample.is_empty() { &vec![chunk.id] } else { &chunk.sample };
+            let lives = |id: &&SequenceId| self.jobs.contains_key(&id.0);
+            let failed =
+                !chunk.sample.is_empty() && !chunk.sample.iter().filter(lives).any(|id| fresh.contains(id));
             for id in members {
                 let Some(job) = self.jobs.get_mut(&id.0) else { continue };
                 let repeats = !chunk.sample.is_empty() && !fresh.contains(id);
-                job.computed = Some(end - usize::from(repeats));
+                job.computed = Some(if failed { chunk.start } else { end - usize::from(repeats) });
                 job.cached_tokens = chunk.cached_tokens;
                 job.complete |= job.max_tokens == 0 && end == job.prompt_len;
             }
