@@ -108,8 +108,19 @@ fn reasoning_has_its_own_field() {
     let frames = server.stream("/v1/chat/completions", &body);
     assert_eq!(
         frames[0].json()["choices"][0]["delta"],
-        json!({"role": "assistant", "content": null, "reasoning_content": ""})
+        json!({"role": "assistant", "content": "", "reasoning_content": ""})
     );
+    // Client loops add `reasoning_content` where it is not empty and else `content`, in every delta but the last frame.
+    let deltas: Vec<Value> =
+        frames[..frames.len() - 1].iter().map(|frame| frame.json()["choices"][0]["delta"].clone()).collect();
+    for delta in &deltas {
+        let reasons = delta["reasoning_content"].as_str().is_some_and(|text| !text.is_empty());
+        assert!(
+            delta.get("reasoning_content").is_some() && (reasons || delta["content"].is_string()),
+            "{delta}"
+        );
+    }
+    assert_eq!(deltas.last().unwrap()["content"], "");
     assert_eq!(add_up(&frames), (text, reasoning, vec!["stop".to_owned()]));
 }
 

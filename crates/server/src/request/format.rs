@@ -8,6 +8,7 @@ use crate::error::{ApiError, ApiResult};
 pub(crate) fn check(field: &str, format: Option<&Value>) -> ApiResult<()> {
     match format {
         None | Some(Value::Null) => Ok(()),
+        Some(format) if !format.is_object() => Err(ApiError::value(field, "an object", format)),
         Some(format) => match format["type"].as_str() {
             Some("text") => Ok(()),
             _ => Err(ApiError::value(format!("{field}.type"), "\"text\"", &format["type"])),

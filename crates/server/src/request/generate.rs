@@ -60,3 +60,10 @@ pub(crate) struct GenerateRequest {
     pub(crate) user_id: Option<String>,
     pub(crate) output: OutputForm,
 }
+
+impl GenerateRequest {
+    /// Whether the model was asked to reason.
+    pub(crate) fn thinks(&self) -> bool {
+        self.prompts.iter().any(|p| matches!(p, PromptSource::Chat(chat) if chat.thinking == Some(true)))
+    }
+}

@@ -137,6 +137,14 @@ pub(super) fn check_tool_results(field: &str, messages: &[Message]) -> ApiResult
             Role::Assistant => open = Some(message).filter(|message| !message.tool_calls.is_empty()),
             Role::Tool => {
                 let Some(caller) = open else {
+                    if message.tool_call_id.is_none() {
+                        let field = format!("{field}[{index}].tool_call_id");
+                        return Err(ApiError::value(
+                            field,
+                            "the id of a call in the message before",
+                            "nothing",
+                        ));
+                    }
                     let expected = "a message that follows an assistant message with tool_calls";
                     return Err(ApiError::value(format!("{field}[{index}]"), expected, "a tool result"));
                 };

@@ -29,6 +29,7 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
         error_form: ErrorForm::of("/chat/completions", app.options.dialect),
         legacy_functions,
         logprobs: generate.sampling.logprobs.is_some(),
+        thinks: generate.thinks(),
     };
     let streamed = envelope.stream.is_some();
     let answer = Answer::start(&app, &caller, audit.clone(), generate, streamed).await?;
@@ -54,6 +55,8 @@ struct Form {
     error_form: ErrorForm,
     legacy_functions: bool,
     logprobs: bool,
+    /// Clients that asked for reasoning read its field in every part, whether the model reasoned or not.
+    thinks: bool,
 }
 
 impl Form {
@@ -90,8 +93,9 @@ impl Form {
         message.insert("role".into(), "assistant".into());
         message.insert("content".into(), json!(content));
         message.insert("refusal".into(), Value::Null);
-        if !output.reasoning.is_empty() {
-            message.insert("reasoning_content".into(), json!(output.reasoning));
+        let reasoning = Some(&output.reasoning).filter(|reasoning| !reasoning.is_empty());
+        if reasoning.is_some() || self.thinks {
+            message.insert("reasoning_content".into(), json!(reasoning));
         }
         let call = |call: &text::FunctionCall| json!({"name": call.name, "arguments": call.arguments.text()});
         if has_calls && self.legacy_functions {
@@ -113,9 +117,14 @@ impl Form {
     }
 }
 
-/// Whether a choice has said who speaks.
-#[derive(Debug, Clone, Default)]
-struct Begun(bool);
+/// What a choice has said so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Begun {
+    /// Who speaks.
+    role: bool,
+    /// That it reasons; then every delta has both fields, because clients add whichever is set.
+    reasons: bool,
+}
 
 /// The stream of a chat answer.
 struct ChatStream {
@@ -152,18 +161,32 @@ impl ChatStream {
 
     /// The first delta says who speaks.
     fn begin(&mut self, index: usize, reasons: bool, usage: Usage, frames: &mut Frames) {
-        if std::mem::replace(&mut self.choices[index].0, true) {
+        let reasons = reasons || self.form.thinks;
+        if self.choices[index].role {
             return;
         }
+        self.choices[index] = Begun { role: true, reasons };
         let delta = match reasons {
-            true => json!({"role": "assistant", "content": null, "reasoning_content": ""}),
+            true => json!({"role": "assistant", "content": "", "reasoning_content": ""}),
             false => json!({"role": "assistant", "content": "", "refusal": null}),
         };
         let choice = self.choice(index, &delta, &[], None);
         frames.data(&self.chunk(vec![choice], usage));
     }
 
-    fn delta(&self, delta: OutputDelta) -> Value {
+    fn delta(&self, index: usize, delta: OutputDelta) -> Value {
+        let mut value = self.piece(delta);
+        if self.choices[index].reasons {
+            for field in ["content", "reasoning_content"] {
+                if value.get(field).is_none() {
+                    value[field] = Value::Null;
+                }
+            }
+        }
+        value
+    }
+
+    fn piece(&self, delta: OutputDelta) -> Value {
         match delta {
             OutputDelta::Reasoning(text) => json!({"reasoning_content": text}),
             OutputDelta::ToolCall { name, .. } if self.form.legacy_functions => {
@@ -193,12 +216,14 @@ impl Renderer for ChatStream {
         match event {
             AnswerEvent::Delta { index, delta, logprobs } => {
                 self.begin(index, matches!(delta, OutputDelta::Reasoning(_)), usage, frames);
-                let choice = self.choice(index, &self.delta(delta), &logprobs, None);
+                let choice = self.choice(index, &self.delta(index, delta), &logprobs, None);
                 frames.data(&self.chunk(vec![choice], usage));
             }
             AnswerEvent::Finish { index, finish, logprobs } => {
                 self.begin(index, false, usage, frames);
-                let choice = self.choice(index, &json!({}), &logprobs, Some(&finish));
+                // Loops that add up texts take the last delta like any other.
+                let delta = self.delta(index, OutputDelta::Content(String::new()));
+                let choice = self.choice(index, &delta, &logprobs, Some(&finish));
                 frames.data(&self.chunk(vec![choice], usage));
             }
         }
