@@ -47,7 +47,7 @@ fn a_field_out_of_range_is_named() {
         ("messages[0].content", json!({"messages": [{"role": "user"}]})),
         ("messages[0].content", json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
         ("messages[0].prefix", json!({"messages": [{"role": "user", "content": "x", "prefix": true}]})),
-        ("messages[0]", json!({"messages": [{"role": "tool", "content": "x"}]})),
+        ("messages[0].tool_call_id", json!({"messages": [{"role": "tool", "content": "x"}]})),
         ("response_format.type", json!({"response_format": {"type": "poem"}})),
         ("tools[0].type", json!({"tools": [{"type": "spell"}]})),
         ("tools[0].function.name", json!({"tools": [{"type": "function", "function": {"name": "a b"}}]})),
