@@ -180,6 +180,11 @@ impl Tool {
         self.json["function"].get("parameters").filter(|parameters| !parameters.is_null())
     }
 
+    /// Whether the client wants the arguments to follow the schema to the letter.
+    pub fn is_strict(&self) -> bool {
+        self.json["function"]["strict"].as_bool().unwrap_or(false)
+    }
+
     /// The whole tool as the client wrote it.
     pub fn as_json(&self) -> &Value {
         &self.json
@@ -263,19 +268,21 @@ impl ChatRequest {
         serde_json::from_str(json).map_err(|reason| Error::json("request", "a chat request", &reason))
     }
 
-    /// The assistant message that is to be continued, when `continue_final_message` asks for it.
+    /// The assistant's text that is to be continued, when `continue_final_message` asks for it; empty where only reasoning is.
     pub(crate) fn continued(&self) -> Result<Option<&str>> {
         if !self.continue_final_message {
             return Ok(None);
         }
         let found = match self.messages.last() {
-            Some(Message { role: Role::Assistant, content: Some(text), tool_calls, .. })
+            Some(Message { role: Role::Assistant, content, reasoning_content, tool_calls, .. })
                 if tool_calls.is_empty() =>
             {
-                return Ok(Some(text));
-            }
-            Some(Message { role: Role::Assistant, content: None, .. }) => {
-                "an assistant message without content".to_owned()
+                let reasons = reasoning_content.as_ref().is_some_and(|reasoning| !reasoning.is_empty());
+                match content {
+                    Some(text) => return Ok(Some(text)),
+                    None if reasons => return Ok(Some("")),
+                    None => "an assistant message without content".to_owned(),
+                }
             }
             Some(Message { role: Role::Assistant, .. }) => "an assistant message with tool calls".to_owned(),
             Some(message) => format!("a message of role {:?}", message.role.as_str()),

@@ -76,6 +76,14 @@ pub enum Error {
         /// The thing asked for.
         feature: &'static str,
     },
+    /// A name of a reasoning effort that the generation does not know.
+    #[error("reasoning_effort: expected one of {expected}, found {found:?}")]
+    UnknownEffort {
+        /// The names it knows.
+        expected: String,
+        /// The name found.
+        found: String,
+    },
     /// A conversation for a checkpoint without any known prompt format.
     #[error(
         "no prompt format is known for this checkpoint ({model_type}, no chat template): give it raw text instead"

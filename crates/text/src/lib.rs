@@ -28,6 +28,7 @@ mod continuation;
 mod detokenizer;
 pub mod encoding;
 mod error;
+pub mod grammar;
 mod output;
 mod prompt;
 mod prompt_format;
@@ -44,7 +45,7 @@ pub use chat::{Arguments, ChatRequest, FunctionCall, Message, Role, Tool, ToolCa
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use encoding::{CheckpointFacts, Generation, Thinking};
 pub use error::{Error, Result};
-pub use output::{OutputDelta, OutputParser, ParsedOutput, Piece, ReasoningSplitter};
+pub use output::{OutputDelta, OutputParser, OutputStart, ParsedOutput, Piece, ReasoningSplitter};
 pub use prompt::{Prompt, Segment};
 pub use prompt_format::PromptFormat;
 pub use stop::{StopMatcher, StopStep};

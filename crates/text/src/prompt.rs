@@ -3,7 +3,7 @@
 //! The split is what keeps users out of the control channel: a tokenizer turns a control segment into exactly one id and a text segment into
 //! ordinary pieces, so a control token arises only where an encoder put it, whatever a user types.
 
-use crate::encoding::markers::THINK;
+use crate::encoding::markers::{DSML, THINK};
 
 /// One piece of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,24 @@ impl Prompt {
             Segment::Text(_) => None,
         });
         control == Some(THINK)
+    }
+
+    /// The text after the last control token, `None` when the prompt ends with one.
+    pub(crate) fn trailing_text(&self) -> Option<&str> {
+        match self.segments.last()? {
+            Segment::Text(text) => Some(text),
+            Segment::Control(_) => None,
+        }
+    }
+
+    /// Whether the prompt ends with the opening tag of V4's or V4.1's list of tool calls.
+    pub(crate) fn opens_tool_calls(&self) -> bool {
+        match &self.segments[..] {
+            [.., Segment::Control(token), Segment::Text(tag)] => {
+                token == DSML && matches!(tag.as_str(), "tool_calls>\n" | " calls>\n")
+            }
+            _ => false,
+        }
     }
 
     /// Builds a prompt from its string and the half-open ranges of code points that are control tokens, one token each.

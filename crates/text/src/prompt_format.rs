@@ -4,7 +4,7 @@ use crate::chat::{ChatRequest, Tool};
 use crate::continuation::with_reasoning;
 use crate::encoding::{CheckpointFacts, Generation, Thinking};
 use crate::error::{Error, Result};
-use crate::output::OutputParser;
+use crate::output::{OutputParser, OutputStart};
 use crate::prompt::Prompt;
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
@@ -83,19 +83,19 @@ impl PromptFormat {
         }
     }
 
-    /// A parser for one answer. `starts_in_reasoning` is [`Prompt::opens_reasoning`] of its prompt, `tools` are those that it was offered;
-    /// without tools, markers of tool calls are text.
-    pub fn parser(&self, starts_in_reasoning: bool, tools: &[Tool]) -> OutputParser {
+    /// A parser for one answer. `start` is its [`Prompt`], or at least [`Prompt::opens_reasoning`] of it; `tools` are those that the model
+    /// was offered; without tools, markers of tool calls are text.
+    pub fn parser(&self, start: impl Into<OutputStart>, tools: &[Tool]) -> OutputParser {
         match self.generation {
-            Some(generation) => generation.parser(starts_in_reasoning, tools),
-            None => OutputParser::plain(starts_in_reasoning),
+            Some(generation) => generation.parser(start, tools),
+            None => OutputParser::plain(start),
         }
     }
 
     /// Whether conversations with tools have a form, and calls are read back.
     pub fn takes_tools(&self) -> bool {
         self.generation.is_some_and(|generation| {
-            generation.call_form().is_some()
+            generation.calls_tools()
                 && (generation.takes_tools() || self.template.as_ref().is_some_and(|t| t.takes_tools))
         })
     }

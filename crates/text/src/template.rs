@@ -100,6 +100,10 @@ impl ChatTemplate {
         let mut prompt = segment(&marks, &plain, &marked)?;
         if let Some(content) = continued {
             let content = content.trim();
+            if content.is_empty() {
+                let found = "an assistant message without content".to_owned();
+                return Err(Error::CannotContinue { found });
+            }
             let found = || "a message that the template does not write out".to_owned();
             let start = plain.rfind(content).ok_or_else(|| Error::CannotContinue { found: found() })?;
             prompt.truncate(start + content.len());

@@ -14,6 +14,14 @@ fn check(name: &str, cases: usize) {
     assert!(report.passed(), "{:#?}", report.failures().collect::<Vec<_>>());
 }
 
+fn check_with_ids(name: &str, cases: usize) {
+    let (_, file) = prompt_file(name);
+    assert_eq!(file.cases.len(), cases);
+    let report = verify_prompt_file(&file, Some(tokenizer()));
+    assert!(report.passed(), "{:#?}", report.failures().collect::<Vec<_>>());
+    assert!(report.cases.iter().all(|case| case.ids_compared));
+}
+
 #[test]
 fn v2() {
     check("v2", 18);
@@ -32,6 +40,21 @@ fn r1() {
 #[test]
 fn v31() {
     check("v31", 28);
+}
+
+#[test]
+fn v4() {
+    check_with_ids("v4", 34);
+}
+
+#[test]
+fn v4_0731() {
+    check_with_ids("v4_0731", 47);
+}
+
+#[test]
+fn v41() {
+    check("v41", 47);
 }
 
 #[test]
@@ -119,8 +142,8 @@ fn what_has_no_form_is_refused() {
             "{missing:?}"
         );
         let tools = generation.encode(&tools);
-        assert_eq!(tools.is_ok(), generation == Generation::V31, "{tools:?}");
-        let silent = matches!(generation, Generation::V2 | Generation::CoderV1);
+        assert_eq!(tools.is_ok(), generation.takes_tools(), "{tools:?}");
+        let silent = !generation.calls_tools();
         assert_eq!(matches!(generation.encode(&calls), Err(Error::Unsupported { .. })), silent);
         assert_eq!(encode(vec![Message::new(Role::Tool, "x")]).is_err(), silent);
     }
@@ -147,7 +170,8 @@ fn v31_announces_tools_as_its_model_card() {
 fn a_final_message_stays_open() {
     for generation in Generation::ALL {
         let encode = |continue_final_message, messages: &[Message]| {
-            generation.encode(&ChatRequest { continue_final_message, ..ChatRequest::new(messages.to_vec()) })
+            let request = ChatRequest::new(messages.to_vec());
+            generation.encode(&ChatRequest { continue_final_message, thinking: Some(false), ..request })
         };
         let messages = [Message::user("Count."), Message::assistant("One, two")];
         let open = encode(true, &messages).unwrap().to_string();

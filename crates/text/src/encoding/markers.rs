@@ -19,3 +19,4 @@ pub(crate) const FIM_BEGIN: &str = "<｜fim▁begin｜>";
 pub(crate) const FIM_HOLE: &str = "<｜fim▁hole｜>";
 pub(crate) const FIM_END: &str = "<｜fim▁end｜>";
 pub(crate) const EOT: &str = "<|EOT|>";
+pub(crate) const DSML: &str = "｜DSML｜";

@@ -6,7 +6,9 @@
 //! silently (tools, tool messages, unknown roles) is a typed error.
 
 mod coder_v1;
+mod detect;
 mod distill;
+mod effort;
 mod fenced_call;
 pub mod fim;
 mod generation;
@@ -16,5 +18,7 @@ mod turns;
 mod v2;
 mod v3;
 mod v31;
+mod v4;
 
-pub use generation::{CheckpointFacts, Generation, Thinking};
+pub use detect::CheckpointFacts;
+pub use generation::{Generation, Thinking};

@@ -4,11 +4,14 @@
 //! was cut.
 
 pub(crate) mod calls;
+mod dsml;
 mod markers;
 mod reasoning;
 
 use crate::chat::{Arguments, FunctionCall, Tool};
+use crate::prompt::Prompt;
 use calls::{CallForm, CallParser};
+use dsml::DsmlParser;
 pub use reasoning::{Piece, ReasoningSplitter};
 
 /// A piece of an output.
@@ -66,41 +69,90 @@ impl ParsedOutput {
     }
 }
 
+/// Where in an output a model's text begins. The prompt decides, and `true` or `false` say whether it opened the reasoning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStart {
+    /// The answer.
+    Content,
+    /// The reasoning.
+    Reasoning,
+    /// The reasoning whose beginning the prompt holds.
+    ContinuedReasoning,
+    /// The answer whose beginning the prompt holds.
+    ContinuedContent,
+    /// A list of tool calls that the prompt opened.
+    ToolCalls,
+}
+
+impl From<bool> for OutputStart {
+    fn from(opens_reasoning: bool) -> Self {
+        if opens_reasoning { Self::Reasoning } else { Self::Content }
+    }
+}
+
+impl From<&Prompt> for OutputStart {
+    fn from(prompt: &Prompt) -> Self {
+        let continued = prompt.trailing_text().is_some_and(|text| !text.trim().is_empty());
+        match (prompt.opens_reasoning(), continued) {
+            (true, false) => Self::Reasoning,
+            (true, true) => Self::ContinuedReasoning,
+            (false, _) if prompt.opens_tool_calls() => Self::ToolCalls,
+            (false, true) => Self::ContinuedContent,
+            (false, false) => Self::Content,
+        }
+    }
+}
+
 /// Parses one output. Made by [`PromptFormat::parser`](crate::PromptFormat::parser) or
 /// [`Generation::parser`](crate::Generation::parser).
 #[derive(Debug)]
 pub struct OutputParser {
-    reasoning: ReasoningSplitter,
-    /// `None` where no tool was offered or the format has no calls: everything is text.
-    calls: Option<CallParser>,
+    syntax: Syntax,
+}
+
+#[derive(Debug)]
+enum Syntax {
+    /// Reasoning between tags, then text, with calls between markers; without calls where no tool was offered or the format has none.
+    Tagged(ReasoningSplitter, Option<CallParser>),
+    Dsml(DsmlParser),
 }
 
 impl OutputParser {
     /// A parser for reasoning and plain content, which serves every format without calls of its own.
-    pub fn plain(starts_in_reasoning: bool) -> Self {
-        Self { reasoning: ReasoningSplitter::new(starts_in_reasoning), calls: None }
+    pub fn plain(start: impl Into<OutputStart>) -> Self {
+        Self { syntax: Syntax::Tagged(splitter(start.into()), None) }
     }
 
-    pub(crate) fn with_calls(starts_in_reasoning: bool, form: CallForm, tools: &[Tool]) -> Self {
+    pub(crate) fn with_calls(start: OutputStart, form: CallForm, tools: &[Tool]) -> Self {
         let offered: Vec<String> = tools.iter().map(|tool| tool.name().to_owned()).collect();
         let calls = (!offered.is_empty()).then(|| CallParser::new(form, offered));
-        Self { reasoning: ReasoningSplitter::new(starts_in_reasoning), calls }
+        Self { syntax: Syntax::Tagged(splitter(start), calls) }
     }
 
-    /// Takes a chunk of text and returns what is certain now, in order. Pieces are never empty.
+    pub(crate) fn dsml(start: OutputStart, tools: &[Tool]) -> Self {
+        Self { syntax: Syntax::Dsml(DsmlParser::new(start, !tools.is_empty())) }
+    }
+
+    /// Takes a chunk of text and returns what is certain now, in order. Texts are never empty.
     pub fn push(&mut self, chunk: &str) -> Vec<OutputDelta> {
-        let pieces = self.reasoning.push(chunk);
-        self.divide(pieces)
+        match &mut self.syntax {
+            Syntax::Tagged(reasoning, calls) => divide(reasoning.push(chunk), calls),
+            Syntax::Dsml(parser) => parser.push(chunk),
+        }
     }
 
     /// Ends the stream and returns the rest.
     pub fn finish(&mut self) -> Vec<OutputDelta> {
-        let pieces = self.reasoning.finish();
-        let mut deltas = self.divide(pieces);
-        if let Some(calls) = &mut self.calls {
-            calls.finish(&mut deltas);
+        match &mut self.syntax {
+            Syntax::Tagged(reasoning, calls) => {
+                let mut deltas = divide(reasoning.finish(), calls);
+                if let Some(calls) = calls {
+                    calls.finish(&mut deltas);
+                }
+                deltas
+            }
+            Syntax::Dsml(parser) => parser.finish(),
         }
-        deltas
     }
 
     /// Ends the stream for an answer that is not streamed: adds the rest to `output`, which holds all earlier pieces.
@@ -108,7 +160,9 @@ impl OutputParser {
     /// White space around the text before a list of calls is dropped here. A stream has sent what led it before the list came.
     pub fn finish_into(&mut self, output: &mut ParsedOutput) {
         self.finish().into_iter().for_each(|delta| output.add(delta));
-        if self.calls.as_ref().is_some_and(CallParser::has_list) {
+        if let Syntax::Tagged(_, Some(calls)) = &self.syntax
+            && calls.has_list()
+        {
             output.content = output.content.trim().to_owned();
         }
     }
@@ -122,16 +176,20 @@ impl OutputParser {
         self.finish_into(&mut output);
         output
     }
+}
 
-    fn divide(&mut self, pieces: Vec<Piece>) -> Vec<OutputDelta> {
-        let mut deltas = Vec::new();
-        for piece in pieces {
-            match (piece, &mut self.calls) {
-                (Piece::Reasoning(text), _) => deltas.push(OutputDelta::Reasoning(text)),
-                (Piece::Content(text), None) => deltas.push(OutputDelta::Content(text)),
-                (Piece::Content(text), Some(calls)) => calls.push(&text, &mut deltas),
-            }
+fn splitter(start: OutputStart) -> ReasoningSplitter {
+    ReasoningSplitter::new(matches!(start, OutputStart::Reasoning | OutputStart::ContinuedReasoning))
+}
+
+fn divide(pieces: Vec<Piece>, calls: &mut Option<CallParser>) -> Vec<OutputDelta> {
+    let mut deltas = Vec::new();
+    for piece in pieces {
+        match (piece, &mut *calls) {
+            (Piece::Reasoning(text), _) => deltas.push(OutputDelta::Reasoning(text)),
+            (Piece::Content(text), None) => deltas.push(OutputDelta::Content(text)),
+            (Piece::Content(text), Some(calls)) => calls.push(&text, &mut deltas),
         }
-        deltas
     }
+    deltas
 }
