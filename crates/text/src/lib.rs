@@ -17,7 +17,7 @@
 //!
 //! The way in: [`ChatRequest`] → a built-in format ([`Generation`]) or the checkpoint's own [`ChatTemplate`] → [`Prompt`] → [`Tokenizer`].
 //! The way out: [`Detokenizer`] → [`StopMatcher`] → [`OutputParser`], which gives reasoning, content and tool calls. [`PromptFormat`] knows
-//! both ways of a checkpoint.
+//! both ways of a checkpoint. A [`grammar`] says which tokens an answer may be made of.
 //!
 //! Invariant: user text never becomes a control token. A [`Prompt`] keeps the two apart from the encoder to the ids, and the tokenizer
 //! encodes text without its added vocabulary. Deliberately absent: tensors, sampling, HTTP, files other than the tokenizer's.

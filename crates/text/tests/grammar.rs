@@ -42,14 +42,13 @@ fn allowed(matcher: &mut Matcher) -> Vec<u32> {
     ids.collect()
 }
 
-/// The allowed token that leads to an end soonest: a control token, else what closes a tag, an object, a list or a text.
-fn closing(tokenizer: &Tokenizer, allowed: &[u32]) -> Option<u32> {
+/// Allowed tokens that lead towards an end: control tokens, and what closes a tag, an object, a list or a text.
+fn closing(tokenizer: &Tokenizer, allowed: &[u32]) -> Vec<u32> {
     let ends: [&[u8]; 5] = [b"</", b"<", b"}", b"]", b"\""];
-    let rank = |id: &u32| match tokenizer.is_control(*id) {
-        true => Some(0),
-        false => Some(1 + ends.iter().position(|end| tokenizer.token_bytes(*id) == Some(end))?),
+    let closes = |id: &u32| {
+        tokenizer.is_control(*id) || tokenizer.token_bytes(*id).is_some_and(|bytes| ends.contains(&bytes))
     };
-    allowed.iter().copied().filter(|id| rank(id).is_some()).min_by_key(rank)
+    allowed.iter().copied().filter(closes).collect()
 }
 
 /// Walks at random through what is allowed, and after a while towards an end. Returns ids without the end token.
@@ -61,9 +60,12 @@ fn wander(tokenizer: &Tokenizer, matcher: &mut Matcher, seed: u64) -> Vec<u32> {
         assert!(!allowed.is_empty(), "a dead end after {:?}", tokenizer.decode(&ids, SpecialTokens::Show));
         let end = allowed.iter().find(|id| tokenizer.eos_ids().contains(id));
         let hurry = step > 30;
-        let id = match end {
-            Some(&end) if hurry || random.below(4) == 0 => end,
-            _ if hurry && random.below(4) > 0 => closing(tokenizer, &allowed).unwrap_or(allowed[0]),
+        let closing = closing(tokenizer, &allowed);
+        let opens = closing.iter().find(|id| tokenizer.is_control(**id) && Some(*id) != end);
+        let id = match (end, opens) {
+            (_, Some(&control)) if random.below(4) == 0 => control,
+            (Some(&end), _) if hurry || random.below(4) == 0 => end,
+            _ if hurry && !closing.is_empty() && random.below(4) > 0 => closing[random.below(closing.len())],
             _ => allowed[random.below(allowed.len())],
         };
         matcher.accept(id).unwrap();
@@ -145,37 +147,54 @@ fn tool(name: &str, strict: bool) -> Tool {
     serde_json::from_value(json!({"type": "function", "function": function})).unwrap()
 }
 
-/// Wanders through the calls of a generation and reads them with its parser.
-fn check_calls(tokenizer: &Tokenizer, compiler: &GrammarCompiler, generation: Generation) {
+/// Wanders through the calls of a generation and reads them with its parser. `lead` is a text after which `opener` may open the calls.
+fn check_calls(
+    tokenizer: &Tokenizer,
+    compiler: &GrammarCompiler,
+    generation: Generation,
+    (lead, opener): (&str, &str),
+) {
     let tools = vec![tool("look_up", true), tool("other", false)];
     let validator = jsonschema::validator_for(tools[0].parameters().unwrap()).unwrap();
+    let (lead_ids, opener) = (tokenizer.encode_text(lead).unwrap(), tokenizer.id_of_token(opener).unwrap());
     for (required, parallel) in [(true, true), (true, false), (false, true)] {
         let spec =
             GrammarSpec::ToolCalls { generation, tools: tools.clone(), required, parallel, opened: false };
         let grammar = compiler.compile(&spec).unwrap();
         let mut called = 0;
         for seed in 0..10 {
-            let ids = wander(tokenizer, &mut grammar.matcher(false), seed);
+            let mut matcher = grammar.matcher(false);
+            let mut ids = Vec::new();
+            if !required {
+                ids.extend(lead_ids.iter().chain([&opener]));
+                ids.iter().for_each(|&id| matcher.accept(id).unwrap());
+            }
+            ids.extend(wander(tokenizer, &mut matcher, seed));
             let text = tokenizer.decode(&ids, SpecialTokens::Show);
             let output = generation.parser(false, &tools).parse([text.as_str()]);
-            assert!(!required || !output.tool_calls.is_empty(), "{generation:?}: no call in {text:?}");
+            assert!(!output.tool_calls.is_empty(), "{generation:?}: no call in {text:?}");
             assert!(parallel || output.tool_calls.len() < 2, "{text}");
-            assert!(!required || output.content.is_empty(), "{text}");
+            assert_eq!(output.content, if required { "" } else { "Hi." });
             for call in &output.tool_calls {
                 called += 1;
                 let arguments: Value = serde_json::from_str(&call.arguments.text()).unwrap();
                 assert!(call.name == "other" || validator.is_valid(&arguments), "{text}");
             }
         }
-        assert!(called > 0, "{generation:?} {required} {parallel}");
+        assert!(called >= 10);
     }
+    let spec = GrammarSpec::ToolCalls { generation, tools, required: false, parallel: true, opened: false };
+    let mut matcher = compiler.compile(&spec).unwrap().matcher(false);
+    lead_ids.iter().for_each(|&id| matcher.accept(id).unwrap());
+    assert!(matcher.is_accepting(), "text alone is an answer");
 }
 
 #[test]
 fn calls_of_v31_and_v3_are_called_by_construction() {
     let (tokenizer, compiler) = small();
-    check_calls(tokenizer, compiler, Generation::V31);
-    check_calls(tokenizer, compiler, Generation::V3);
+    let lead = ("Hi.", "<｜tool▁calls▁begin｜>");
+    check_calls(tokenizer, compiler, Generation::V31, lead);
+    check_calls(tokenizer, compiler, Generation::V3, lead);
     let v2 = GrammarSpec::ToolCalls {
         generation: Generation::V2,
         tools: vec![tool("f", true)],
@@ -190,8 +209,22 @@ fn calls_of_v31_and_v3_are_called_by_construction() {
 fn calls_of_v4_are_called_by_construction() {
     let tokenizer = support::tokenizer();
     let compiler = GrammarCompiler::new(tokenizer, limits()).unwrap();
-    check_calls(tokenizer, &compiler, Generation::V4_0731);
-    check_calls(tokenizer, &compiler, Generation::V41);
+    let lead = ("Hi.\n\n<", "｜DSML｜");
+    check_calls(tokenizer, &compiler, Generation::V4_0731, lead);
+    check_calls(tokenizer, &compiler, Generation::V41, lead);
+    let tools = vec![tool("look_up", true)];
+    let generation = Generation::V4_0731;
+    let spec = GrammarSpec::ToolCalls {
+        generation,
+        tools: tools.clone(),
+        required: true,
+        parallel: true,
+        opened: true,
+    };
+    let ids = wander(tokenizer, &mut compiler.compile(&spec).unwrap().matcher(false), 1);
+    let text = tokenizer.decode(&ids, SpecialTokens::Show);
+    let output = generation.parser(text::OutputStart::ToolCalls, &tools).parse([text.as_str()]);
+    assert_eq!(output.tool_calls[0].name, "look_up", "{text}");
 }
 
 /// Catches: a mask before the reasoning has ended, a grammar that never begins, forks that share their state.
@@ -249,11 +282,24 @@ fn bombs_are_refused_and_mistakes_are_placed() {
         assert!(error.contains(place), "{error}");
         assert!(error.len() < 1_000, "{error}");
     }
-    for regex in ["(", r"((a{1000}){1000}){1000}", r"(?:[a-z]{0,5000}){0,5000}x", &"a|".repeat(200_000)] {
+    for regex in ["(", r"a{2}{3}{4}(?<=x)", &"a|".repeat(200_000)] {
         let error = compiler.compile(&GrammarSpec::Regex(regex.to_owned())).unwrap_err().to_string();
         assert!(error.starts_with("regex: ") && error.len() < 400, "{error}");
     }
-    for grammar in ["", "start: missing", "start: start start start", "start: \"a\"{1000000000}"] {
+    // Whether these compile is llguidance's affair; that neither they nor their masks take long is ours.
+    for regex in
+        [r"((a{1000}){1000}){1000}", r"(?:[a-z]{0,5000}){0,5000}x", r"(.*.*.*.*.*a){50}", r"(x+x+)+y"]
+    {
+        if let Ok(grammar) = compiler.compile(&GrammarSpec::Regex(regex.to_owned())) {
+            let mut matcher = grammar.matcher(false);
+            for id in small().0.encode_text("xxxxaaaaxxaaxxaaxxxaaa").unwrap() {
+                if matcher.allowed().is_none() || matcher.accept(id).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    for grammar in ["", "start: missing", "start: start start start"] {
         let compiled = compiler.compile(&GrammarSpec::Lark(grammar.to_owned()));
         assert!(matches!(compiled, Err(GrammarError::Invalid { .. })), "{grammar}: {compiled:?}");
     }

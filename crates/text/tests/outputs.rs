@@ -149,7 +149,12 @@ proptest! {
         prop_assert_eq!(&parser(&tools).parse(chunks.iter().copied()), &one);
         prop_assert_eq!(&parser(&tools).parse(chars.iter().map(String::as_str)), &one);
         for delta in deltas(parser(&tools), &chunks) {
-            let (OutputDelta::Content(text) | OutputDelta::Reasoning(text) | OutputDelta::Arguments { text, .. } | OutputDelta::ToolCall { name: text, .. }) = delta else { continue };
+            let (OutputDelta::Content(text)
+            | OutputDelta::Reasoning(text)
+            | OutputDelta::Arguments { text, .. }) = delta
+            else {
+                continue;
+            };
             prop_assert!(!text.is_empty());
         }
         // Without tools only the reasoning's own tags may go.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use llguidance::ParserFactory;
 use llguidance::api::{ParserLimits, TopLevelGrammar};
@@ -125,6 +126,7 @@ impl GrammarCompiler {
     /// it, and takes one of the places meanwhile.
     fn in_time(&self, spec: &GrammarSpec) -> Result<Arc<Mutex<llguidance::Matcher>>, GrammarError> {
         let limits = &self.inner.limits;
+        let started = Instant::now();
         let place = Place::take(&self.inner)?;
         let (sender, receiver) = sync_channel(1);
         let spec = spec.clone();
@@ -138,6 +140,10 @@ impl GrammarCompiler {
             .spawn(work)
             .map_err(|error| GrammarError::invalid("grammar", format!("no thread to compile it: {error}")))?;
         match receiver.recv_timeout(limits.max_time) {
+            // A busy machine may wake this thread long after the other one is done.
+            Ok(_) if started.elapsed() > limits.max_time => {
+                Err(GrammarError::TooSlow { limit: limits.max_time })
+            }
             Ok(compiled) => compiled.map(|matcher| Arc::new(Mutex::new(matcher))),
             Err(RecvTimeoutError::Timeout) => Err(GrammarError::TooSlow { limit: limits.max_time }),
             Err(RecvTimeoutError::Disconnected) => {

@@ -102,7 +102,10 @@ pub(super) fn locate(
     let (mut path, mut part, mut error) = (path.to_owned(), schema, error);
     let mut tries = 0;
     'down: loop {
-        for (place, child) in children(&path, part).unwrap_or_default() {
+        // `false` compiles nowhere by itself and is right where it stands.
+        let parts =
+            children(&path, part).unwrap_or_default().into_iter().filter(|(_, child)| child.is_object());
+        for (place, child) in parts {
             tries += 1;
             // Enough for every schema that a person writes; a generated one is located as far as this goes.
             if tries > 500 {
