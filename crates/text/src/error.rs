@@ -1,6 +1,7 @@
 //! The crate's one error enum: every way a tokenizer file, a conversation, a template or a prompt file can be wrong.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What went wrong, with the field or message it concerns, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +136,38 @@ pub enum Error {
         "chat template: cannot tell the control tokens spelled in user text from the template's own; the conversation is refused"
     )]
     TemplateProvenance,
+    /// A grammar is wrong, or asks for something that cannot be enforced.
+    #[error("{path}: {reason}")]
+    InvalidGrammar {
+        /// Where: `regex`, `grammar`, or a place in a schema such as `schema.properties.age.type`.
+        path: String,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A grammar is beyond a limit.
+    #[error("{path}: expected at most {limit} {unit}, found {found}")]
+    GrammarTooLarge {
+        /// Where.
+        path: String,
+        /// What is counted.
+        unit: &'static str,
+        /// The limit.
+        limit: u64,
+        /// What was found.
+        found: u64,
+    },
+    /// Compiling a grammar takes longer than the limit.
+    #[error("the grammar is too complex: compiling it takes more than {} ms", limit.as_millis())]
+    GrammarTooSlow {
+        /// The limit.
+        limit: Duration,
+    },
+    /// As many grammars as allowed are being compiled; a later try may find room.
+    #[error("{compiling} grammars are being compiled already; try again later")]
+    GrammarBusy {
+        /// How many.
+        compiling: usize,
+    },
     /// A list of stop strings holds an empty one, which would stop before the first character.
     #[error("stop[{index}]: expected a non-empty string, found \"\"")]
     EmptyStopString {

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use text::grammar::{GrammarCompiler, GrammarError, GrammarLimits, GrammarSpec, Matcher};
-use text::{Generation, SpecialTokens, Tokenizer, Tool};
+use text::grammar::{GrammarCompiler, GrammarLimits, GrammarSpec, Matcher};
+use text::{Error, Generation, SpecialTokens, Tokenizer, Tool};
 
 /// The demo model's tokenizer: a thousand tokens, V3.1's control tokens among them.
 fn small() -> &'static (Tokenizer, GrammarCompiler) {
@@ -202,7 +202,7 @@ fn calls_of_v31_and_v3_are_called_by_construction() {
         parallel: true,
         opened: false,
     };
-    assert!(matches!(compiler.compile(&v2), Err(GrammarError::Invalid { .. })));
+    assert!(matches!(compiler.compile(&v2), Err(Error::InvalidGrammar { .. })));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn bombs_are_refused_and_mistakes_are_placed() {
     }
     for grammar in ["", "start: missing", "start: start start start"] {
         let compiled = compiler.compile(&GrammarSpec::Lark(grammar.to_owned()));
-        assert!(matches!(compiled, Err(GrammarError::Invalid { .. })), "{grammar}: {compiled:?}");
+        assert!(matches!(compiled, Err(Error::InvalidGrammar { .. })), "{grammar}: {compiled:?}");
     }
     let mut bad = serde_json::to_value(tool("f", true)).unwrap();
     bad["function"]["parameters"]["properties"]["city"]["type"] = json!("town");
@@ -319,9 +319,9 @@ fn time_places_and_memory_are_bounded() {
     let compiler = |limits| GrammarCompiler::new(tokenizer, limits).unwrap();
     let spec = |n: usize| GrammarSpec::Regex(format!("a{{{n}}}"));
     let hasty = compiler(GrammarLimits { max_time: Duration::ZERO, ..GrammarLimits::default() });
-    assert!(matches!(hasty.compile(&spec(1)), Err(GrammarError::TooSlow { .. })));
+    assert!(matches!(hasty.compile(&spec(1)), Err(Error::GrammarTooSlow { .. })));
     let full = compiler(GrammarLimits { max_compiling: 0, ..limits() });
-    assert!(matches!(full.compile(&spec(1)), Err(GrammarError::Busy { compiling: 0 })));
+    assert!(matches!(full.compile(&spec(1)), Err(Error::GrammarBusy { compiling: 0 })));
     let small = compiler(GrammarLimits { max_cached: 2, ..limits() });
     for n in [1, 2, 1, 3, 1] {
         small.compile(&spec(n)).unwrap();

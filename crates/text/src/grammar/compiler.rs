@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use super::matcher::first_line;
 use super::tool_calls::{CallTokens, Extent};
-use super::{GrammarError, GrammarLimits, GrammarSpec, Matcher, schema, tool_calls, vocabulary};
+use super::{GrammarLimits, GrammarSpec, Matcher, invalid, schema, tool_calls, vocabulary};
 use crate::encoding::markers::END_THINK;
+use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// Compiles grammars for one tokenizer. Share it behind an [`Arc`] or clone it; clones share the memory.
@@ -68,14 +69,13 @@ impl GrammarCompiler {
     /// Lays out the tokenizer's vocabulary, which takes a moment for a large one.
     ///
     /// # Errors
-    /// [`GrammarError::Tokenizer`] when the tokenizer cannot serve grammars.
-    pub fn new(tokenizer: &Tokenizer, limits: GrammarLimits) -> Result<Self, GrammarError> {
-        let unusable = |reason: String| GrammarError::Tokenizer { reason: first_line(&reason) };
+    /// [`Error::Malformed`] when the tokenizer names no token that ends an answer.
+    pub fn new(tokenizer: &Tokenizer, limits: GrammarLimits) -> Result<Self> {
         let environment = vocabulary::environment(tokenizer)?;
         let eos = environment.tok_trie().eos_token_set();
         let slices = llguidance::earley::SlicedBiasComputer::general_slices();
         let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)
-            .map_err(|error| unusable(error.to_string()))?;
+            .map_err(|error| invalid("tokenizer", first_line(&error.to_string())))?;
         factory.quiet();
         *factory.limits_mut() = ParserLimits {
             // A lexer state takes one or two kilobytes; a grammar of a real schema needs a few thousand.
@@ -100,8 +100,9 @@ impl GrammarCompiler {
     /// Compiles a grammar, or finds it among those remembered. Blocks up to [`GrammarLimits::max_time`].
     ///
     /// # Errors
-    /// Whatever is wrong with the grammar, or its costs; see [`GrammarError`].
-    pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
+    /// [`Error::InvalidGrammar`] with the place that is wrong, [`Error::UnknownControlToken`] for calls in a form that the tokenizer cannot
+    /// write, [`Error::GrammarTooLarge`], [`Error::GrammarTooSlow`] and [`Error::GrammarBusy`] for costs beyond the limits.
+    pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar> {
         if let Some(grammar) = self.inner.remembered(spec) {
             return Ok(grammar);
         }
@@ -124,7 +125,7 @@ impl GrammarCompiler {
 
     /// Compiles on another thread and waits as long as the limit says. A thread that is given up goes on until llguidance's own limits end
     /// it, and takes one of the places meanwhile.
-    fn in_time(&self, spec: &GrammarSpec) -> Result<Arc<Mutex<llguidance::Matcher>>, GrammarError> {
+    fn in_time(&self, spec: &GrammarSpec) -> Result<Arc<Mutex<llguidance::Matcher>>> {
         let limits = &self.inner.limits;
         let started = Instant::now();
         let place = Place::take(&self.inner)?;
@@ -138,17 +139,15 @@ impl GrammarCompiler {
         std::thread::Builder::new()
             .name("grammar".to_owned())
             .spawn(work)
-            .map_err(|error| GrammarError::invalid("grammar", format!("no thread to compile it: {error}")))?;
+            .map_err(|error| invalid("grammar", format!("no thread to compile it: {error}")))?;
         match receiver.recv_timeout(limits.max_time) {
             // A busy machine may wake this thread long after the other one is done.
             Ok(_) if started.elapsed() > limits.max_time => {
-                Err(GrammarError::TooSlow { limit: limits.max_time })
+                Err(Error::GrammarTooSlow { limit: limits.max_time })
             }
             Ok(compiled) => compiled.map(|matcher| Arc::new(Mutex::new(matcher))),
-            Err(RecvTimeoutError::Timeout) => Err(GrammarError::TooSlow { limit: limits.max_time }),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(GrammarError::invalid("grammar", "the grammar cannot be compiled"))
-            }
+            Err(RecvTimeoutError::Timeout) => Err(Error::GrammarTooSlow { limit: limits.max_time }),
+            Err(RecvTimeoutError::Disconnected) => Err(invalid("grammar", "the grammar cannot be compiled")),
         }
     }
 }
@@ -159,11 +158,11 @@ struct Place {
 }
 
 impl Place {
-    fn take(inner: &Arc<Inner>) -> Result<Self, GrammarError> {
+    fn take(inner: &Arc<Inner>) -> Result<Self> {
         let place = Self { inner: Arc::clone(inner) };
         let compiling = inner.compiling.fetch_add(1, Ordering::AcqRel);
         if compiling >= inner.limits.max_compiling {
-            return Err(GrammarError::Busy { compiling });
+            return Err(Error::GrammarBusy { compiling });
         }
         Ok(place)
     }
@@ -196,7 +195,7 @@ impl Inner {
         }
     }
 
-    fn build(&self, spec: &GrammarSpec) -> Result<llguidance::Matcher, GrammarError> {
+    fn build(&self, spec: &GrammarSpec) -> Result<llguidance::Matcher> {
         match spec {
             GrammarSpec::JsonObject => self.schema(&json!({"type": "object"})),
             GrammarSpec::JsonSchema(schema) => self.schema(schema),
@@ -220,7 +219,7 @@ impl Inner {
         }
     }
 
-    fn schema(&self, schema: &Value) -> Result<llguidance::Matcher, GrammarError> {
+    fn schema(&self, schema: &Value) -> Result<llguidance::Matcher> {
         schema::check("schema", schema, &self.limits)?;
         let parser =
             |schema: &Value| self.parser("schema", TopLevelGrammar::from_json_schema(schema::tidied(schema)));
@@ -228,7 +227,7 @@ impl Inner {
     }
 
     /// Checks a schema by itself, so that what is wrong with it is found at its own place.
-    fn checked(&self, path: &str, part: &Value) -> Result<(), GrammarError> {
+    fn checked(&self, path: &str, part: &Value) -> Result<()> {
         schema::check(path, part, &self.limits)?;
         let failure = |schema: &Value| {
             self.parser(path, TopLevelGrammar::from_json_schema(schema::tidied(schema))).err()
@@ -239,20 +238,20 @@ impl Inner {
         }
     }
 
-    fn sized(&self, path: &str, source: &str) -> Result<(), GrammarError> {
+    fn sized(&self, path: &str, source: &str) -> Result<()> {
         let (limit, found) = (self.limits.max_bytes as u64, source.len() as u64);
         if found > limit {
-            return Err(GrammarError::TooLarge { path: path.to_owned(), unit: "bytes", limit, found });
+            return Err(Error::GrammarTooLarge { path: path.to_owned(), unit: "bytes", limit, found });
         }
         Ok(())
     }
 
-    fn parser(&self, path: &str, grammar: TopLevelGrammar) -> Result<llguidance::Matcher, GrammarError> {
-        let invalid = |reason: &str| GrammarError::invalid(path, first_line(reason));
-        let parser = self.factory.create_parser(grammar).map_err(|error| invalid(&error.to_string()))?;
+    fn parser(&self, path: &str, grammar: TopLevelGrammar) -> Result<llguidance::Matcher> {
+        let wrong = |reason: &str| invalid(path, first_line(reason));
+        let parser = self.factory.create_parser(grammar).map_err(|error| wrong(&error.to_string()))?;
         let mut matcher = llguidance::Matcher::new(Ok(parser));
         // A grammar whose first step is beyond the limits would fail every answer.
-        matcher.compute_mask_or_eos().map_err(|error| invalid(&error.to_string()))?;
+        matcher.compute_mask_or_eos().map_err(|error| wrong(&error.to_string()))?;
         Ok(matcher)
     }
 }

@@ -20,6 +20,7 @@ pub use matcher::Matcher;
 
 use crate::chat::Tool;
 use crate::encoding::Generation;
+use crate::error::Error;
 
 /// What an answer must look like.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,58 +78,6 @@ impl Default for GrammarLimits {
     }
 }
 
-/// Why there is no grammar.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum GrammarError {
-    /// The grammar is wrong, or asks for something that cannot be enforced.
-    #[error("{path}: {reason}")]
-    Invalid {
-        /// Where: `regex`, `grammar`, or a place in the schema such as `schema.properties.age.type`.
-        path: String,
-        /// What is wrong there.
-        reason: String,
-    },
-    /// The grammar is beyond a limit.
-    #[error("{path}: expected at most {limit} {unit}, found {found}")]
-    TooLarge {
-        /// Where.
-        path: String,
-        /// What is counted.
-        unit: &'static str,
-        /// The limit.
-        limit: u64,
-        /// What was found.
-        found: u64,
-    },
-    /// Compiling took longer than the limit.
-    #[error("the grammar is too complex: compiling it takes more than {} ms", limit.as_millis())]
-    TooSlow {
-        /// The limit.
-        limit: Duration,
-    },
-    /// As many grammars as allowed are being compiled; a later try may find room.
-    #[error("{compiling} grammars are being compiled already; try again later")]
-    Busy {
-        /// How many.
-        compiling: usize,
-    },
-    /// The tokenizer has no such token, so the calls of this generation cannot be written with it.
-    #[error("control token {token:?} is not in the tokenizer's vocabulary")]
-    MissingToken {
-        /// The token's spelling.
-        token: String,
-    },
-    /// The tokenizer cannot serve any grammar.
-    #[error("tokenizer: {reason}")]
-    Tokenizer {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl GrammarError {
-    fn invalid(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Invalid { path: path.into(), reason: reason.into() }
-    }
+fn invalid(path: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::InvalidGrammar { path: path.into(), reason: reason.into() }
 }

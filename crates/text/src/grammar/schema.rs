@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{GrammarError, GrammarLimits};
+use super::{GrammarLimits, invalid};
+use crate::error::{Error, Result};
 
 /// Keywords whose value is one schema.
 const ONE: [&str; 7] = ["items", "additionalProperties", "contains", "not", "if", "then", "else"];
@@ -18,9 +19,9 @@ const COUNTS: [&str; 6] =
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 
 /// Checks size, depth and counts.
-pub(super) fn check(path: &str, schema: &Value, limits: &GrammarLimits) -> Result<(), GrammarError> {
+pub(super) fn check(path: &str, schema: &Value, limits: &GrammarLimits) -> Result<()> {
     let too_large = |path: &str, unit, limit, found| {
-        Err(GrammarError::TooLarge { path: path.to_owned(), unit, limit, found })
+        Err(Error::GrammarTooLarge { path: path.to_owned(), unit, limit, found })
     };
     let (bytes, limit) = (schema.to_string().len() as u64, limits.max_bytes as u64);
     if bytes > limit {
@@ -32,7 +33,7 @@ pub(super) fn check(path: &str, schema: &Value, limits: &GrammarLimits) -> Resul
             return too_large(&path, "nested schemas", limits.max_depth as u64, depth as u64);
         }
         if !schema.is_object() && !schema.is_boolean() {
-            return Err(GrammarError::invalid(path, format!("expected a schema, found {schema}")));
+            return Err(invalid(path, format!("expected a schema, found {schema}")));
         }
         for keyword in COUNTS {
             if let Some(count) = schema.get(keyword).and_then(Value::as_f64)
@@ -45,7 +46,7 @@ pub(super) fn check(path: &str, schema: &Value, limits: &GrammarLimits) -> Resul
             && !reference.starts_with('#')
         {
             let reason = format!("expected a reference into this schema (#...), found {reference:?}");
-            return Err(GrammarError::invalid(format!("{path}.$ref"), reason));
+            return Err(invalid(format!("{path}.$ref"), reason));
         }
         let below = children(&path, schema)?;
         pending.extend(below.into_iter().map(|(path, schema)| (path, schema, depth + 1)));
@@ -54,7 +55,7 @@ pub(super) fn check(path: &str, schema: &Value, limits: &GrammarLimits) -> Resul
 }
 
 /// The schemas right below a schema, each with its place.
-fn children<'a>(path: &str, schema: &'a Value) -> Result<Vec<(String, &'a Value)>, GrammarError> {
+fn children<'a>(path: &str, schema: &'a Value) -> Result<Vec<(String, &'a Value)>> {
     let mut found = Vec::new();
     for keyword in ONE {
         if let Some(value) = schema.get(keyword) {
@@ -64,18 +65,14 @@ fn children<'a>(path: &str, schema: &'a Value) -> Result<Vec<(String, &'a Value)
     for keyword in LIST {
         if let Some(value) = schema.get(keyword) {
             let place = format!("{path}.{keyword}");
-            let list = value
-                .as_array()
-                .ok_or_else(|| GrammarError::invalid(&place, "expected a list of schemas"))?;
+            let list = value.as_array().ok_or_else(|| invalid(&place, "expected a list of schemas"))?;
             found.extend(list.iter().enumerate().map(|(i, value)| (format!("{place}[{i}]"), value)));
         }
     }
     for keyword in NAMED {
         if let Some(value) = schema.get(keyword) {
             let place = format!("{path}.{keyword}");
-            let named = value
-                .as_object()
-                .ok_or_else(|| GrammarError::invalid(&place, "expected an object of schemas"))?;
+            let named = value.as_object().ok_or_else(|| invalid(&place, "expected an object of schemas"))?;
             found.extend(named.iter().map(|(name, value)| (format!("{place}.{name}"), value)));
         }
     }
@@ -96,9 +93,9 @@ pub(super) fn tidied(schema: &Value) -> Value {
 pub(super) fn locate(
     path: &str,
     schema: &Value,
-    error: GrammarError,
-    failure: &dyn Fn(&Value) -> Option<GrammarError>,
-) -> GrammarError {
+    error: Error,
+    failure: &dyn Fn(&Value) -> Option<Error>,
+) -> Error {
     let (mut path, mut part, mut error) = (path.to_owned(), schema, error);
     let mut tries = 0;
     'down: loop {
@@ -119,7 +116,7 @@ pub(super) fn locate(
         break;
     }
     match error {
-        GrammarError::Invalid { reason, .. } => GrammarError::Invalid { path, reason },
+        Error::InvalidGrammar { reason, .. } => Error::InvalidGrammar { path, reason },
         other => other,
     }
 }

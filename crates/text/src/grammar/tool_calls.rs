@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{GrammarError, schema};
+use super::{invalid, schema};
 use crate::chat::Tool;
 use crate::encoding::Generation;
 use crate::encoding::markers::{CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, DSML, SEP};
+use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// Ids of the control tokens that calls are written with.
@@ -23,9 +24,9 @@ impl CallTokens {
     }
 
     /// The token in a grammar.
-    fn symbol(&self, token: &str) -> Result<String, GrammarError> {
+    fn symbol(&self, token: &str) -> Result<String> {
         let id = self.ids.iter().find(|(known, _)| *known == token).and_then(|(_, id)| *id);
-        id.map(|id| format!("<[{id}]>")).ok_or_else(|| GrammarError::MissingToken { token: token.to_owned() })
+        id.map(|id| format!("<[{id}]>")).ok_or_else(|| Error::UnknownControlToken { token: token.to_owned() })
     }
 }
 
@@ -43,9 +44,9 @@ pub(super) fn lark(
     generation: Generation,
     tools: &[Tool],
     extent: Extent,
-) -> Result<String, GrammarError> {
+) -> Result<String> {
     if tools.is_empty() {
-        return Err(GrammarError::invalid("tools", "expected at least one tool"));
+        return Err(invalid("tools", "expected at least one tool"));
     }
     let writer = Writer { tokens, tools, extent };
     let (text_end, calls) = match generation {
@@ -56,7 +57,7 @@ pub(super) fn lark(
         Generation::V4 | Generation::V4_0731 => ("\\n\\n<", writer.tagged("")?),
         Generation::V41 => ("\\n\\n<", writer.tagged(" ")?),
         Generation::V2 | Generation::CoderV1 => {
-            return Err(GrammarError::invalid("tools", "models of this generation cannot call tools"));
+            return Err(invalid("tools", "models of this generation cannot call tools"));
         }
     };
     if extent.opened {
@@ -82,7 +83,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// V3 to V3.1: control tokens around every call and around all. `kind` and `open` stand before and after the name, `close` after the
     /// arguments.
-    fn marked(&self, [kind, open, close]: [&str; 3]) -> Result<String, GrammarError> {
+    fn marked(&self, [kind, open, close]: [&str; 3]) -> Result<String> {
         let token = |token| self.tokens.symbol(token);
         let (begin, end, sep) = (token(CALL_BEGIN)?, token(CALL_END)?, token(SEP)?);
         let kind = if kind.is_empty() { String::new() } else { format!("{} {sep}", literal(kind)) };
@@ -104,7 +105,7 @@ impl Writer<'_> {
     }
 
     /// V4 and V4.1: tags, an argument each. The names of V4.1's tags begin with a space. The `<` of the first tag is not written here.
-    fn tagged(&self, space: &str) -> Result<String, GrammarError> {
+    fn tagged(&self, space: &str) -> Result<String> {
         let dsml = self.tokens.symbol(DSML)?;
         let tag = |open: &str, rest: &str| format!("{open} {dsml} {}", literal(&format!("{space}{rest}")));
         let list = if space.is_empty() { "tool_calls" } else { "calls" };

@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 
-use super::GrammarError;
+use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// Lays out the vocabulary.
 ///
 /// # Errors
-/// [`GrammarError::Tokenizer`] when it has no token that ends an answer.
-pub(super) fn environment(tokenizer: &Tokenizer) -> Result<TokEnv, GrammarError> {
-    let reason = || "it names no end-of-sequence token".to_owned();
+/// [`Error::Malformed`] when the tokenizer has no token that ends an answer.
+pub(super) fn environment(tokenizer: &Tokenizer) -> Result<TokEnv> {
     let eos = tokenizer.eos_ids();
-    let first = *eos.first().ok_or_else(|| GrammarError::Tokenizer { reason: reason() })?;
+    let first = *eos.first().ok_or_else(|| Error::Malformed {
+        file: "tokenizer_config.json".to_owned(),
+        field: "eos_token".to_owned(),
+        expected: "a token that ends an answer",
+        found: "nothing".to_owned(),
+    })?;
     let words: Vec<Vec<u8>> = (0..tokenizer.vocab_size() as u32).map(|id| word(tokenizer, id)).collect();
     let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, first), &words);
     // Grammars never force tokens here, so how a text would be cut into tokens does not matter.
