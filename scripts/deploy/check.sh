@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Holds the deployment files to what the program does, without Docker and without installing anything: builds as the
 # Dockerfile builds, starts what its ENTRYPOINT and the systemd unit start, and looks for every metric of the dashboard.
-#   scripts/deploy/check.sh
+#   scripts/deploy/check.sh            exit status 3: there is no curl to ask the server with
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=scripts/deploy
@@ -10,6 +10,7 @@ server=
 cleanup() { [ -z "$server" ] || kill "$server" 2> /dev/null || true; rm -rf "$work"; }
 trap cleanup EXIT
 fail() { echo "$*" >&2; exit 1; }
+command -v curl > /dev/null || exit 3
 
 grep -qx "RUN $here/build.sh /opt/cachalot" $here/Dockerfile || fail "the Dockerfile does not build with $here/build.sh"
 $here/build.sh "$work/opt/cachalot"
@@ -35,7 +36,7 @@ stop() {
   server=
 }
 
-mapfile -t entry < <(sed -n 's/^ENTRYPOINT //p' $here/Dockerfile | python3 -c 'import json, sys; print(*json.load(sys.stdin), sep="\n")')
+read -ra entry <<< "$(sed -n 's/^ENTRYPOINT //p' $here/Dockerfile | tr -d '[]",')"
 [ ${#entry[@]} -gt 1 ] || fail "the Dockerfile has no ENTRYPOINT"
 start "${entry[@]}"
 # 0.0.0.0 is where it listens; a client needs an address.
