@@ -224,6 +224,12 @@ impl Runner {
                 continuation.book(elapsed);
             }
         }
+        // Before the commit, which would otherwise let others find keys that were never computed.
+        for (id, error) in outcome.failed {
+            if let Some(number) = self.lives.job_of(id) {
+                self.fail(number, &error);
+            }
+        }
         let tokens =
             outcome.sampled.iter().filter_map(|(id, sampled)| Some((*id, sampled.as_ref().ok()?.token)));
         let tokens: Vec<_> = tokens.collect();
@@ -233,11 +239,6 @@ impl Runner {
         }
         for (id, sampled) in outcome.sampled {
             self.sampled(id, sampled, elapsed);
-        }
-        for (id, error) in outcome.failed {
-            if let Some(number) = self.lives.job_of(id) {
-                self.fail(number, &error);
-            }
         }
         touched.into_iter().for_each(|number| self.flush(number));
     }

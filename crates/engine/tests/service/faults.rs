@@ -132,6 +132,27 @@ fn a_stop_token_is_not_accepted_by_the_constraint() {
     assert_eq!(heard.finishes[0].unwrap().0, engine::FinishReason::Stop(5));
 }
 
+/// The keys of a chunk that failed are not in the cache, whoever asks for the same prefix next.
+#[test]
+fn what_failed_in_the_middle_of_a_prompt_is_not_found_by_others() {
+    let (engine, watch) = watched("deepseek_v2_lite", &options());
+    let service = service(&engine);
+    let shared = prompt(0, 20);
+    // Two steps long: nobody samples from the chunk that panics before it has computed anything.
+    let bad: Vec<u32> = [&shared[..], &[PANICS], &prompt(1, 60)[..]].concat();
+    let gate = watch.gate.lock().unwrap();
+    let first = service.submit(Job::new(request(prompt(2, 5), 8))).unwrap();
+    let bad = service.submit(Job::new(request(bad, 4))).unwrap();
+    drop(gate);
+    let [mut first, mut bad] = [first, bad];
+    assert!(Heard::all(&mut bad).failed.is_some());
+    assert_eq!(Heard::all(&mut first).failed, None);
+    let good = request([&shared[..], &prompt(3, 5)[..]].concat(), 6);
+    let heard = run(&service, vec![Job::new(good.clone())]).remove(0);
+    assert_eq!((heard.failed.clone(), &heard.sampled[0]), (None, &alone(&engine, good)));
+    assert_clean(&service);
+}
+
 /// One bad job among good ones: it fails with `words`, and the others are what they are alone.
 fn check_one_bad(what: &str, bad: Job, words: &str, sampled_before: usize) {
     let (engine, watch) = watched("deepseek_v2_lite", &options());
