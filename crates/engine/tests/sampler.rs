@@ -227,6 +227,20 @@ fn logits_without_a_distribution_are_errors() {
     }
 }
 
+/// A step that fails may be run again, and then draws what it would have drawn.
+#[test]
+fn a_failed_step_draws_nothing() {
+    let run = |failures: usize| -> Vec<u32> {
+        let mut sampler = sampler(SamplingParams::default());
+        let mut step = |_| {
+            (0..failures).for_each(|_| assert!(sampler.sample(&mut [0.0, f32::NAN]).is_err()));
+            sampler.sample(&mut [0.0; 50]).unwrap().token
+        };
+        (0..10).map(&mut step).collect()
+    };
+    assert_eq!(run(2), run(0));
+}
+
 #[test]
 fn logprobs_are_those_of_the_model_itself() {
     let p = [0.1, 0.6, 0.3];

@@ -79,15 +79,15 @@ fn a_known_prefix_is_embedded_whole() {
 fn an_embedding_that_lost_its_blocks_begins_again() {
     let reference = engine("deepseek_v2_lite", &options());
     let engine = engine("deepseek_v2_lite", &EngineOptions { max_sequences: 1, ..options() });
-    let options = ServiceOptions { max_num_batched_tokens: 8, max_num_seqs: 8, ..service_options() };
+    let options = ServiceOptions { max_num_batched_tokens: 5, max_num_seqs: 5, ..service_options() };
     let service = Service::start(engine, &options).unwrap();
-    // Four older ones take half of each step and, as they grow, the blocks of the newest.
-    let requests: Vec<_> = (1..5).map(|kind| request(prompt(kind, 8), 20)).collect();
+    // Four older ones leave it one token of each step and, as they grow, take its blocks.
+    let requests: Vec<_> = (1..5).map(|kind| request(prompt(kind, 8), 24)).collect();
     let mut beside: Vec<_> =
         requests.iter().map(|request| service.submit(Job::new(request.clone())).unwrap()).collect();
-    let mut events = service.embed(prompt(0, 48), 0, 0).unwrap();
+    let mut events = service.embed(prompt(0, 16), 0, 0).unwrap();
     let found = Heard::all(&mut events).embedding.unwrap();
-    assert_close(&found, &expected(&reference, &prompt(0, 48)), "preempted");
+    assert_close(&found, &expected(&reference, &prompt(0, 16)), "preempted");
     assert!(service.metrics().num_preemptions > 0);
     for (events, request) in beside.iter_mut().zip(requests) {
         assert_eq!(Heard::all(events).sampled[0], alone(&reference, request));

@@ -55,9 +55,11 @@ impl Model for Watched {
 
     fn forward(&self, ctx: &mut StepContext<'_>, batch: &Batch, kv: &mut KvCache) -> models::Result<Tensor> {
         self.watch.begun.fetch_add(1, Ordering::SeqCst);
-        drop(self.watch.gate.lock().unwrap_or_else(PoisonError::into_inner));
         let tokens = batch.token_ids.to_vec_u32().unwrap();
+        let gate = self.watch.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        // Within the gate: whoever holds it sees a step that has begun and is not here as one that it holds up.
         self.watch.forwards.lock().unwrap_or_else(PoisonError::into_inner).push(tokens.len());
+        drop(gate);
         assert!(!tokens.contains(&PANICS), "a planted panic");
         let hidden = self.model.forward(ctx, batch, kv)?;
         if tokens.contains(&FAILS) {
