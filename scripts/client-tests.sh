@@ -83,7 +83,13 @@ stop() {
 
 CLIENT_TESTS_KEY=client-tests-key CLIENT_TESTS_LIMITED_KEY=client-tests-limited-key CLIENT_TESTS_MODEL=demo
 export CLIENT_TESTS_KEY CLIENT_TESTS_LIMITED_KEY CLIENT_TESTS_MODEL
-start openai --api-key "$CLIENT_TESTS_KEY" --served-model-name demo
+cat > "$home/keys.toml" << KEYS
+[[key]]
+name = "limited"
+sha256 = "$(printf %s "$CLIENT_TESTS_LIMITED_KEY" | sha256sum | cut -d ' ' -f 1)"
+requests_per_minute = 1
+KEYS
+start openai --api-key "$CLIENT_TESTS_KEY" --keys "$home/keys.toml" --served-model-name demo
 export CLIENT_TESTS_OPENAI_URL=$url
 start deepseek --api-key "$CLIENT_TESTS_KEY" --served-model-name demo --dialect deepseek
 export CLIENT_TESTS_DEEPSEEK_URL=$url

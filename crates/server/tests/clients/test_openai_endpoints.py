@@ -91,11 +91,10 @@ def test_log_probabilities_in_the_old_form(complete):
     assert "".join(found.tokens) == choice.text
     assert len(found.token_logprobs) == len(found.top_logprobs) == len(found.text_offset) == len(found.tokens)
     assert all(p <= 0 for p in found.token_logprobs)
-    for token, p, top in zip(found.tokens, found.token_logprobs, found.top_logprobs):
+    for token, p, top in zip(found.tokens, found.token_logprobs, found.top_logprobs, strict=True):
         assert 3 <= len(top) <= 4
         assert top[token] == p == max(top.values())
-    lengths = [later - earlier for earlier, later in zip(found.text_offset, found.text_offset[1:])]
-    assert lengths == [len(t) for t in found.tokens[:-1]]
+    assert found.text_offset == [len("".join(found.tokens[:i])) for i in range(len(found.tokens))]
 
 
 @pytest.mark.parametrize("path", ["/beta", "/v1"])
