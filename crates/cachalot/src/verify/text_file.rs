@@ -52,7 +52,12 @@ fn judged(report: &FileReport, cases: &[Value], verb: &str, has_ids: impl Fn(usi
         rows.push(row(case));
         if case.outcome == CaseOutcome::Pass && has_ids(i) && !case.ids_compared {
             let key = format!("{}.ids", case.name);
-            rows.push(Row::plain(&key, &[], Verdict::Info, "not compared, needs --tokenizer".to_owned()));
+            rows.push(Row::plain(
+                &key,
+                &[],
+                Verdict::Info,
+                "not compared, needs their --tokenizer".to_owned(),
+            ));
         }
     }
     Report { rows }
