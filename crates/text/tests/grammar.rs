@@ -237,6 +237,7 @@ fn the_grammar_begins_after_the_reasoning_and_forks_go_their_own_way() {
         assert_eq!(matcher.allowed(), None);
         assert!(!matcher.is_accepting());
         matcher.accept(id).unwrap();
+        assert_eq!(matcher.fork().allowed(), None);
     }
     matcher.accept(tokenizer.id_of_token("</think>").unwrap()).unwrap();
     let a = tokenizer.encode_text("a").unwrap()[0];

@@ -164,3 +164,28 @@ impl CallForm {
         Some((name.trim().to_owned(), arguments.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Catches: text looked at again and again, or kept for nothing; a long output would take time with its square.
+    #[test]
+    fn what_was_seen_is_not_looked_at_again() {
+        let mut parser = CallParser::new(CallForm::Bare, vec!["f".to_owned()]);
+        let mut deltas = Vec::new();
+        for _ in 0..100 {
+            parser.push("\n", &mut deltas);
+        }
+        assert_eq!((parser.held.len(), parser.seen), (100, 100));
+        parser.push("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \"", &mut deltas);
+        parser.push(&"x".repeat(1_000), &mut deltas);
+        assert_eq!(parser.held.len(), parser.seen);
+        parser.push("\"}<｜tool▁call▁end｜>", &mut deltas);
+        for _ in 0..100 {
+            parser.push("nothing <｜", &mut deltas);
+            assert!(parser.held.len() < CALL_BEGIN.len(), "{:?}", parser.held);
+        }
+        assert_eq!(deltas.len(), 2);
+    }
+}
