@@ -24,7 +24,8 @@ FLAGS = [
 ]
 KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), "Escape": (27, ""), "Space": (32, " ")}
 SHIFT = 8
-PATIENCE_S = 30
+# Machines that build and test at once can be very slow.
+PATIENCE_S = 120
 
 
 class Browser:
@@ -70,7 +71,7 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
             listener = self._listeners.get(answer.get("sessionId"))
-            if listener:
+            if listener and "method" in answer:
                 listener(answer["method"], answer["params"])
 
     def _receive(self, deadline, waiting_for):

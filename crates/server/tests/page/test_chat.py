@@ -5,6 +5,7 @@ import threading
 import time
 import unittest
 
+from chromium import PATIENCE_S
 from page_case import FINISHED, PageCase
 
 USAGE = {
@@ -24,7 +25,7 @@ class Chat(PageCase):
         def answer(reply):
             for word in ("one ", "two ", "three"):
                 reply.chunk(content=word)
-                assert step.acquire(timeout=30)
+                assert step.acquire(timeout=PATIENCE_S)
             reply.end()
 
         self.api.script = answer
@@ -60,7 +61,7 @@ class Chat(PageCase):
 
         def answer(reply):
             for word in ("a", "b"):
-                assert step.acquire(timeout=30)
+                assert step.acquire(timeout=PATIENCE_S)
                 reply.chunk(content=word)
             reply.end("length", **USAGE)
 
@@ -192,7 +193,7 @@ class Stopping(PageCase):
         def endless(reply):
             reply.chunk(reasoning_content="hm ")
             try:
-                for self.sent in range(3000):
+                for self.sent in range(100_000):
                     reply.chunk(content=f"word{self.sent} ")
                     time.sleep(0.01)
             except OSError:
@@ -205,9 +206,9 @@ class Stopping(PageCase):
 
     def check_stopped(self):
         self.page.wait(FINISHED)
-        self.assertTrue(self.hung_up.wait(5), "the request goes on")
+        self.assertTrue(self.hung_up.wait(PATIENCE_S), "the request goes on")
         words = self.page.text(".answer .text").split()
-        self.assertTrue(5 < len(words) < 3000)
+        self.assertTrue(5 < len(words) < 100_000)
         self.assertEqual("Stopped.", self.page.text(".figures"))
         self.assertEqual("composer", self.page.evaluate("document.activeElement.form.id"))
         self.assertTrue(self.page.evaluate("document.getElementById('send').checkVisibility()"))
@@ -228,7 +229,7 @@ class Stopping(PageCase):
 
     def test_a_new_chat_stops_too(self):
         self.page.click("#new-chat")
-        self.assertTrue(self.hung_up.wait(5), "the request goes on")
+        self.assertTrue(self.hung_up.wait(PATIENCE_S), "the request goes on")
         self.assertEqual(0, self.page.evaluate("document.querySelectorAll('.answer').length"))
         self.script({"content": "ok"})
         self.ask("hello")
