@@ -19,9 +19,9 @@ pub enum Dialect {
 impl Dialect {
     /// Tokens of an answer whose request says nothing; `None` goes on to the end of the context.
     pub(crate) fn default_max_tokens(self, mode: &Mode) -> Option<usize> {
-        match (self, mode.thinking, mode.effort.as_deref()) {
+        match (self, mode.thinking, mode.is_max) {
             (Self::OpenAi, ..) => None,
-            (Self::DeepSeek, Some(true), Some("max")) => Some(131_072),
+            (Self::DeepSeek, Some(true), true) => Some(131_072),
             (Self::DeepSeek, Some(true), _) => Some(65_536),
             (Self::DeepSeek, ..) => Some(8192),
         }

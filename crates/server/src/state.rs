@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
+use text::grammar::{GrammarCompiler, GrammarLimits};
 
 use crate::error::{ApiError, ApiResult, ServerError};
 use crate::keys::Keyring;
@@ -18,6 +19,8 @@ pub(crate) struct App {
     pub(crate) aliases: Aliases,
     pub(crate) efforts: Efforts,
     pub(crate) metrics: Metrics,
+    /// `None` for a tokenizer that cannot serve grammars.
+    pub(crate) grammars: Option<GrammarCompiler>,
     /// When the server started, in seconds of Unix time.
     pub(crate) started: u64,
     /// Changes when answers may change: with the program and with the model.
@@ -33,6 +36,7 @@ impl App {
             aliases: Aliases::embedded()?,
             efforts: Efforts::embedded()?,
             metrics: Metrics::new(&model),
+            grammars: compiler(&model),
             started: unix_time(),
             fingerprint: format!("fp_{hex}"),
             model,
@@ -50,6 +54,11 @@ impl App {
             None => Err(ApiError::NoModel { name: name.to_owned(), served: self.model.name.clone() }),
         }
     }
+}
+
+fn compiler(model: &ServedModel) -> Option<GrammarCompiler> {
+    let compiler = GrammarCompiler::new(&model.tokenizer, GrammarLimits::default());
+    compiler.inspect_err(|error| tracing::warn!("no answer can be held to a form: {error}")).ok()
 }
 
 /// Seconds of Unix time.

@@ -81,6 +81,12 @@ fn a_wrong_type_is_named() {
             json!({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": 5}]}),
         ),
         ("messages[0]", json!({"messages": [{"content": "x"}]})),
+        ("response_format", json!({"response_format": "json"})),
+        (
+            "response_format.json_schema.schema",
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+        ),
+        ("response_format.regex", json!({"response_format": {"type": "regex", "regex": 5}})),
         ("thinking.type", json!({"thinking": {"type": "deep"}})),
         ("model", json!({"model": 5})),
         ("model", json!({"model": null})),

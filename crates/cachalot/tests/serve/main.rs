@@ -12,6 +12,7 @@ mod messages;
 mod openapi;
 mod page;
 mod responses;
+mod structured;
 mod support;
 mod tenancy;
 mod tools;

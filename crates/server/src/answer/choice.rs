@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use engine::{FinishReason, Sampled};
-use text::{Detokenizer, OutputDelta, OutputParser, ParsedOutput, StopMatcher, Tokenizer};
+use text::{Detokenizer, OutputDelta, OutputParser, OutputStart, ParsedOutput, StopMatcher, Tokenizer};
 
 use super::{AnswerEvent, Finish, TokenLogprob, Usage};
 use crate::error::{ApiError, ApiResult};
@@ -33,13 +33,13 @@ impl Choice {
     pub(super) fn new(
         app: &App,
         request: &GenerateRequest,
-        opens_reasoning: bool,
+        start: OutputStart,
         streamed: bool,
     ) -> ApiResult<Self> {
         let (parser, max_calls) = match &request.output {
             OutputForm::Turn { tools, parallel, .. } => {
                 let max_calls = if *parallel { usize::MAX } else { 1 };
-                (Some(app.model.format.parser(opens_reasoning, tools)), max_calls)
+                (Some(app.model.format.parser(start, tools)), max_calls)
             }
             OutputForm::Text => (None, 0),
         };
@@ -52,7 +52,7 @@ impl Choice {
             max_calls,
             output: ParsedOutput::default(),
             logprobs: Vec::new(),
-            in_reasoning: opens_reasoning,
+            in_reasoning: matches!(start, OutputStart::Reasoning | OutputStart::ContinuedReasoning),
             streamed,
             over: false,
         })

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use text::encoding::fim;
-use text::{ChatRequest, Prompt};
+use text::grammar::Grammar;
+use text::{ChatRequest, OutputStart, Prompt};
+
+use super::constraint;
 
 use crate::error::{ApiError, ApiResult};
 use crate::request::{GenerateRequest, PromptSource};
@@ -13,8 +16,10 @@ use crate::state::App;
 #[derive(Debug, Clone)]
 pub(crate) struct Encoded {
     pub(crate) ids: Vec<u32>,
-    /// Whether what follows begins as reasoning.
-    pub(crate) opens_reasoning: bool,
+    /// Where in an answer what follows begins.
+    pub(crate) start: OutputStart,
+    /// What the answer is held to.
+    pub(crate) grammar: Option<Grammar>,
 }
 
 /// Encodes all prompts of a request on a thread for such work, and gives the request back.
@@ -24,10 +29,16 @@ pub(super) async fn off_thread(
 ) -> ApiResult<(GenerateRequest, Vec<Encoded>)> {
     let work = move || {
         let prompts: ApiResult<Vec<Encoded>> =
-            request.prompts.iter().map(|prompt| encode_to_fit(&app, prompt, prompt.field())).collect();
+            request.prompts.iter().map(|prompt| encode_whole(&app, &request, prompt)).collect();
         prompts.map(|prompts| (request, prompts))
     };
     tokio::task::spawn_blocking(work).await.map_err(ApiError::internal)?
+}
+
+fn encode_whole(app: &App, request: &GenerateRequest, prompt: &PromptSource) -> ApiResult<Encoded> {
+    let mut encoded = encode_to_fit(app, prompt, prompt.field())?;
+    encoded.grammar = constraint::grammar(app, request, encoded.start)?;
+    Ok(encoded)
 }
 
 /// Encodes one prompt, which has to fit the context; `field` of the request holds it.
@@ -44,28 +55,29 @@ pub(crate) fn encode_to_fit(app: &App, source: &PromptSource, field: &'static st
 /// Encodes one prompt, however long.
 pub(crate) fn encode(app: &App, source: &PromptSource) -> ApiResult<Encoded> {
     let tokenizer = &app.model.tokenizer;
-    let (ids, opens_reasoning) = match source {
+    let (ids, start) = match source {
         PromptSource::Chat(request) => {
             let prompt = render(app, request)?;
-            (tokenizer.encode_prompt(&prompt).map_err(ApiError::internal)?, prompt.opens_reasoning())
+            (tokenizer.encode_prompt(&prompt).map_err(ApiError::internal)?, OutputStart::from(&prompt))
         }
         PromptSource::Text(text) => {
             let mut prompt = Prompt::new();
             prompt.text(text);
-            (tokenizer.encode_completion(&prompt).map_err(ApiError::internal)?, false)
+            (tokenizer.encode_completion(&prompt).map_err(ApiError::internal)?, OutputStart::Content)
         }
-        PromptSource::Tokens(ids) => (ids.clone(), false),
+        PromptSource::Tokens(ids) => (ids.clone(), OutputStart::Content),
         PromptSource::Fim { prefix, suffix } => {
             let ids = tokenizer.encode_completion(&fim::encode(prefix, suffix));
-            (ids.map_err(|error| unsuited("suffix", &error))?, false)
+            (ids.map_err(|error| unsuited("suffix", &error))?, OutputStart::Content)
         }
     };
-    Ok(Encoded { ids, opens_reasoning })
+    Ok(Encoded { ids, start, grammar: None })
 }
 
 fn render(app: &App, request: &ChatRequest) -> ApiResult<Prompt> {
     app.model.format.render(request).map_err(|error| match error {
         text::Error::Unsupported { .. } => unsuited("tools", &error),
+        text::Error::UnknownEffort { .. } => unsuited("reasoning_effort", &error),
         _ => unsuited("messages", &error),
     })
 }

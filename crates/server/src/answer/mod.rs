@@ -2,6 +2,7 @@
 
 mod blocks;
 mod choice;
+mod constraint;
 mod encode;
 mod logprobs;
 mod usage;
@@ -23,6 +24,7 @@ use crate::state::App;
 
 pub(crate) use blocks::{Block, BlockEvent, Blocks};
 use choice::Choice;
+use constraint::Held;
 use encode::Encoded;
 pub(crate) use encode::{encode, encode_to_fit};
 pub(crate) use logprobs::{TokenLogprob, chat_logprobs, completion_logprobs};
@@ -108,7 +110,7 @@ impl Answer {
         };
         for prompt in prompts {
             for _ in 0..request.n {
-                answer.choices.push(Choice::new(app, &request, prompt.opens_reasoning, streamed)?);
+                answer.choices.push(Choice::new(app, &request, prompt.start, streamed)?);
             }
             answer.usage.prompt_tokens += prompt.ids.len();
             let job = job(app, caller, &request, prompt);
@@ -238,7 +240,7 @@ fn job(app: &App, caller: &Caller, request: &GenerateRequest, prompt: Encoded) -
         n: request.n,
         owner: caller.owner(),
         salt: caller.salt(request.user_id.as_deref()),
-        constraint: None,
+        constraint: prompt.grammar.map(|grammar| Held::new(&grammar, prompt.start)),
     }
 }
 

@@ -8,7 +8,7 @@ use super::fields::{count_in_range, unexpected, user_id};
 use super::sampling::SamplingFields;
 use super::thinking;
 use super::tools::{ToolChoice, ToolList};
-use super::{GenerateRequest, OutputForm, PromptSource};
+use super::{AnswerFormat, GenerateRequest, OutputForm, PromptSource};
 use crate::dialect::Dialect;
 use crate::error::{ApiError, ApiResult};
 use crate::json as body_json;
@@ -44,6 +44,7 @@ struct Metadata {
 #[derive(Debug, Deserialize)]
 struct OutputConfig {
     effort: Option<Value>,
+    format: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,7 +95,8 @@ impl MessagesCall {
         if max_tokens.is_none() && !counts_only {
             return Err(ApiError::missing("max_tokens"));
         }
-        let effort = fields.output_config.and_then(|config| config.effort);
+        let (effort, format) = fields.output_config.map_or((None, None), |c| (c.effort, c.format));
+        let format = AnswerFormat::parse("output_config.format", format.as_ref())?;
         let wish = fields.thinking.map(thinking::ThinkingField::is_on);
         let mode = thinking::mode(wish, effort.as_ref(), alias, app)?;
         let Some(turns) = fields.messages else { return Err(ApiError::missing("messages")) };
@@ -102,6 +104,7 @@ impl MessagesCall {
         let tools = tools(fields.tools.unwrap_or_default())?;
         let (choice, parallel) = choice(fields.tool_choice)?;
         choice.check("tool_choice", &tools.tools)?;
+        choice.check_format("output_config.format", &tools.tools, format.as_ref())?;
         choice.check_mode(app.options.dialect, &mode)?;
         let params = sampling.params(app, &mode)?;
         let stops = fields.stop_sequences.unwrap_or_default();
@@ -114,6 +117,8 @@ impl MessagesCall {
             tools: offered.clone(),
             thinking: mode.thinking,
             reasoning_effort: mode.effort,
+            response_format: format.as_ref().and_then(AnswerFormat::to_json),
+            tool_choice: (!offered.is_empty()).then(|| choice.to_json()),
             continue_final_message: continues,
             add_generation_prompt: !continues,
             ..ChatRequest::default()
@@ -129,6 +134,7 @@ impl MessagesCall {
             show_special_tokens: false,
             user_id: metadata_user(fields.metadata),
             output: OutputForm::Turn { tools: offered, choice, parallel },
+            format,
         };
         Ok(Self { model, streamed: fields.stream.unwrap_or(false), generate })
     }

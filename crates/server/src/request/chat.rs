@@ -2,15 +2,15 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use text::ChatRequest;
+use text::grammar::GrammarSpec;
+use text::{ChatRequest, Message};
 
 use super::common::{CommonFields, Envelope};
 use super::fields::count_in_range;
-use super::format;
 use super::messages::{self, WireMessage};
 use super::thinking::{self, ThinkingField};
 use super::tools::{ToolChoice, ToolFields};
-use super::{GenerateRequest, OutputForm, PromptSource, SamplingFields};
+use super::{AnswerFormat, GenerateRequest, OutputForm, PromptSource, SamplingFields};
 use crate::dialect::Dialect;
 use crate::error::{ApiError, ApiResult};
 use crate::json;
@@ -65,10 +65,17 @@ impl ChatCall {
         let Some(wire) = fields.messages else { return Err(ApiError::missing("messages")) };
         let messages = messages::messages(wire, dialect, mode.thinking)?;
         let continues = messages.last().is_some_and(|message| message.prefix == Some(true));
+        let json_prefix =
+            fields.response_format.as_ref().is_some_and(|format| format["type"] == "json_object");
+        if continues && json_prefix {
+            return Err(ApiError::value("response_format.type", "text beside `prefix`", "json_object"));
+        }
         if continues && (!tools.tools.is_empty() || messages.iter().any(|m| !m.tool_calls.is_empty())) {
             return Err(ApiError::value("messages", "no tools beside `prefix`", "tools and `prefix`"));
         }
-        format::check("response_format", fields.response_format.as_ref())?;
+        let format = AnswerFormat::parse("response_format", fields.response_format.as_ref())?;
+        tools.choice.check_format("response_format", &tools.tools, format.as_ref())?;
+        check_json_is_asked_for(&messages, format.as_ref())?;
 
         let (max_field, max_tokens) = match fields.max_completion_tokens {
             Some(max) => ("max_completion_tokens", Some(max)),
@@ -84,6 +91,8 @@ impl ChatCall {
             tools: offered.clone(),
             thinking: mode.thinking,
             reasoning_effort: mode.effort,
+            response_format: format.as_ref().and_then(AnswerFormat::to_json),
+            tool_choice: (!offered.is_empty()).then(|| tools.choice.to_json()),
             continue_final_message: continues,
             add_generation_prompt: !continues,
             ..ChatRequest::default()
@@ -99,8 +108,25 @@ impl ChatCall {
             show_special_tokens: false,
             user_id: envelope.user_id.clone(),
             output: OutputForm::Turn { tools: offered, choice: tools.choice, parallel: tools.parallel },
+            format,
         };
         Ok(Self { envelope, generate, legacy_functions: tools.legacy })
+    }
+}
+
+/// Both APIs' rule for JSON without a schema: a model that is not told of it would write white space to the end.
+fn check_json_is_asked_for(messages: &[Message], format: Option<&AnswerFormat>) -> ApiResult<()> {
+    let says = |message: &Message| {
+        message.content.as_deref().is_some_and(|content| content.to_ascii_lowercase().contains("json"))
+    };
+    match format.map(|format| &format.spec) {
+        Some(GrammarSpec::JsonObject) if !messages.iter().any(says) => Err(ApiError::Refused {
+            field: "messages".to_owned(),
+            reason: "'messages' must contain the word 'json' in some form, to use 'response_format' of type \
+                     'json_object'."
+                .to_owned(),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -1,11 +1,12 @@
 //! The body of `/completions`, fill-in-the-middle included.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::chat::choices;
 use super::common::{CommonFields, Envelope};
 use super::fields::{Prompts, count_in_range};
-use super::{GenerateRequest, Mode, OutputForm, PromptSource, SamplingFields};
+use super::{AnswerFormat, GenerateRequest, Mode, OutputForm, PromptSource, SamplingFields};
 use crate::dialect::Dialect;
 use crate::error::{ApiError, ApiResult};
 use crate::json;
@@ -25,6 +26,7 @@ struct CompletionFields {
     echo: Option<bool>,
     logprobs: Option<u64>,
     skip_special_tokens: Option<bool>,
+    response_format: Option<Value>,
 }
 
 /// A completion request, checked.
@@ -72,6 +74,7 @@ impl CompletionCall {
             show_special_tokens: !fields.skip_special_tokens.unwrap_or(true),
             user_id: envelope.user_id.clone(),
             output: OutputForm::Text,
+            format: AnswerFormat::parse("response_format", fields.response_format.as_ref())?,
         };
         Ok(Self { envelope, generate, echo })
     }

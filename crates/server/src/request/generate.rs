@@ -3,7 +3,7 @@
 use engine::SamplingParams;
 use text::{ChatRequest, Tool};
 
-use super::tools::ToolChoice;
+use super::{AnswerFormat, ToolChoice};
 
 /// What is to be continued.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ pub(crate) struct GenerateRequest {
     /// Names a namespace of the prefix cache inside that of the key.
     pub(crate) user_id: Option<String>,
     pub(crate) output: OutputForm,
+    /// What the answer is held to, once the reasoning is over. Not beside tools that may be called.
+    pub(crate) format: Option<AnswerFormat>,
 }
 
 impl GenerateRequest {

@@ -9,7 +9,7 @@ use super::fields::{Content, count_in_range, unexpected};
 use super::messages::{check_tool_results, join};
 use super::thinking;
 use super::tools::{ToolChoice, ToolList, tool_choice};
-use super::{GenerateRequest, OutputForm, PromptSource, SamplingFields};
+use super::{AnswerFormat, GenerateRequest, OutputForm, PromptSource, SamplingFields};
 use crate::error::{ApiError, ApiResult};
 use crate::json as body_json;
 use crate::limits;
@@ -87,7 +87,8 @@ impl ResponsesCall {
         choice.check_mode(app.options.dialect, &mode)?;
         let parallel = fields.parallel_tool_calls.unwrap_or(true);
         let format = fields.text.as_ref().and_then(|text| text.format.as_ref());
-        super::format::check("text.format", format)?;
+        let answer_format = AnswerFormat::parse("text.format", format)?;
+        choice.check_format("text.format", &tools.tools, answer_format.as_ref())?;
         let max_tokens =
             count_in_range("max_output_tokens", fields.max_output_tokens, 1, limits::MAX_TOKENS)?
                 .or(app.options.dialect.default_max_tokens(&mode));
@@ -112,6 +113,8 @@ impl ResponsesCall {
             tools: offered.clone(),
             thinking: mode.thinking,
             reasoning_effort: mode.effort,
+            response_format: answer_format.as_ref().and_then(AnswerFormat::to_json),
+            tool_choice: (!offered.is_empty()).then(|| choice.to_json()),
             ..ChatRequest::default()
         };
         let generate = GenerateRequest {
@@ -125,6 +128,7 @@ impl ResponsesCall {
             show_special_tokens: false,
             user_id: envelope.user_id,
             output: OutputForm::Turn { tools: offered, choice, parallel },
+            format: answer_format,
         };
         Ok(Self { streamed: envelope.stream.is_some(), generate, echo })
     }

@@ -34,8 +34,10 @@ impl ThinkingField {
 pub(crate) struct Mode {
     /// `None` leaves it to the format.
     pub(crate) thinking: Option<bool>,
-    /// One of the names that the table of efforts maps to.
+    /// As the client names it; what it means to a model is the business of the prompt's format.
     pub(crate) effort: Option<String>,
+    /// Whether the table counts the effort as the highest, which may write longer.
+    pub(crate) is_max: bool,
 }
 
 /// The mode of a request. `wish` is what the client says outright, which comes before everything else; then an effort
@@ -54,18 +56,19 @@ pub(crate) fn mode(
     };
     let thinking = wish.or(by_effort).or(alias).or(by_dialect);
     let effort = effort.flatten().filter(|_| thinking != Some(false));
-    Ok(Mode { thinking, effort })
+    let is_max = effort.as_ref().is_some_and(|(_, tier)| tier == "max");
+    Ok(Mode { thinking, effort: effort.map(|(name, _)| name), is_max })
 }
 
-/// The effort's name in the table; `None` for one that switches reasoning off.
-fn resolve(effort: &Value, app: &App) -> ApiResult<Option<String>> {
+/// The effort's name and what the table makes of it; `None` for one that switches reasoning off.
+fn resolve(effort: &Value, app: &App) -> ApiResult<Option<(String, String)>> {
     let known = || format!("one of {}", app.efforts.names().join(", "));
     let name = match effort {
         Value::String(name) => name,
         other => return Err(ApiError::value("reasoning_effort", known(), other)),
     };
     match app.efforts.resolve(name) {
-        Some(effort) => Ok(effort.map(str::to_owned)),
+        Some(tier) => Ok(tier.map(|tier| (name.clone(), tier.to_owned()))),
         None => Err(ApiError::value("reasoning_effort", known(), format!("{name:?}"))),
     }
 }

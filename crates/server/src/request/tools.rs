@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use text::Tool;
 
-use super::Mode;
+use super::{AnswerFormat, Mode};
 use crate::dialect::Dialect;
 use crate::error::{ApiError, ApiResult};
 use crate::limits;
@@ -114,6 +114,11 @@ impl ToolList {
             None | Some(Value::Null | Value::Object(_)) => {}
             Some(other) => return Err(wrong(schema, other, "a JSON schema as an object")),
         }
+        if object.get("strict") == Some(&Value::Bool(true))
+            && let Some(parameters) = object.get(schema)
+        {
+            super::strict::check(&format!("{path}.{schema}"), parameters)?;
+        }
         if schema != "parameters"
             && let Some(value) = object.remove(schema)
         {
@@ -167,6 +172,30 @@ impl ToolChoice {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The choice in OpenAI's form, for prompts that speak of it.
+    pub(crate) fn to_json(&self) -> Value {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::None => "none".into(),
+            Self::Required => "required".into(),
+            Self::Named(name) => json!({"type": "function", "function": {"name": name}}),
+        }
+    }
+
+    /// A form of the answer and calls that may come instead do not go together.
+    pub(crate) fn check_format(
+        &self,
+        field: &str,
+        tools: &[Tool],
+        format: Option<&AnswerFormat>,
+    ) -> ApiResult<()> {
+        if format.is_some() && !tools.is_empty() && *self != Self::None {
+            let expected = "text where tools may be called";
+            return Err(ApiError::value(format!("{field}.type"), expected, "another form"));
+        }
+        Ok(())
     }
 
     /// Whether there is something to choose.
