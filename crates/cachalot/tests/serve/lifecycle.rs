@@ -165,5 +165,5 @@ fn the_deadline_cuts_what_is_left() {
     let error = frames[frames.len() - 2].json();
     assert_eq!(error["error"]["code"], "server_unavailable", "{error}");
     server.join();
-    assert!(server.service.is_idle());
+    assert!(server.becomes_idle());
 }

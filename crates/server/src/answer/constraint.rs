@@ -75,7 +75,7 @@ pub(super) struct Held(Matcher);
 
 impl Held {
     /// For an answer that begins at `start`: what comes before the end of the reasoning is free.
-    pub(super) fn new(grammar: &Grammar, start: OutputStart) -> Box<dyn Constraint> {
+    pub(super) fn boxed(grammar: &Grammar, start: OutputStart) -> Box<dyn Constraint> {
         let reasons = matches!(start, OutputStart::Reasoning | OutputStart::ContinuedReasoning);
         Box::new(Self(grammar.matcher(reasons)))
     }

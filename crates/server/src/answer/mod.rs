@@ -240,7 +240,7 @@ fn job(app: &App, caller: &Caller, request: &GenerateRequest, prompt: Encoded) -
         n: request.n,
         owner: caller.owner(),
         salt: caller.salt(request.user_id.as_deref()),
-        constraint: prompt.grammar.map(|grammar| Held::new(&grammar, prompt.start)),
+        constraint: prompt.grammar.map(|grammar| Held::boxed(&grammar, prompt.start)),
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::matcher::first_line;
 use super::tool_calls::{CallTokens, Extent};
-use super::{GrammarLimits, GrammarSpec, Matcher, invalid, schema, tool_calls, vocabulary};
+use super::{GrammarLimits, GrammarSpec, Matcher, expression, invalid, schema, tool_calls, vocabulary};
 use crate::encoding::markers::END_THINK;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -201,6 +201,7 @@ impl Inner {
             GrammarSpec::JsonSchema(schema) => self.schema(schema),
             GrammarSpec::Regex(regex) => {
                 self.sized("regex", regex)?;
+                expression::check("regex", regex, self.limits.max_count)?;
                 self.parser("regex", TopLevelGrammar::from_regex(whole(regex)))
             }
             GrammarSpec::Lark(grammar) => {

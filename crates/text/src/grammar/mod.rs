@@ -6,6 +6,7 @@
 //! that is wrong.
 
 mod compiler;
+mod expression;
 mod matcher;
 mod schema;
 mod tool_calls;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{GrammarLimits, invalid};
+use super::{GrammarLimits, expression, invalid};
 use crate::error::{Error, Result};
 
 /// Keywords whose value is one schema.
@@ -41,6 +41,13 @@ pub(super) fn check(path: &str, schema: &Value, limits: &GrammarLimits) -> Resul
             {
                 return too_large(&format!("{path}.{keyword}"), "of it", limits.max_count, count as u64);
             }
+        }
+        if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
+            expression::check(&format!("{path}.pattern"), pattern, limits.max_count)?;
+        }
+        for name in schema.get("patternProperties").and_then(Value::as_object).into_iter().flat_map(Map::keys)
+        {
+            expression::check(&format!("{path}.patternProperties"), name, limits.max_count)?;
         }
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str)
             && !reference.starts_with('#')
