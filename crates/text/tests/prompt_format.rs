@@ -4,7 +4,7 @@
 
 mod support;
 
-use text::{ChatRequest, Error, Generation, Message, PromptFormat, Thinking, Tool};
+use text::{ChatRequest, Error, Generation, Message, OutputStart, PromptFormat, Thinking, Tool};
 
 fn continued(content: Option<&str>, reasoning: Option<&str>, thinking: Option<bool>) -> ChatRequest {
     let mut last = Message::assistant("");
@@ -38,6 +38,28 @@ fn reasoning_and_content_are_continued() {
     for (generation, thinking) in [(Generation::V3, None), (Generation::V31, Some(false))] {
         let refused = render(generation, &continued(None, Some("so"), thinking));
         assert!(matches!(refused, Err(Error::CannotContinue { .. })), "{refused:?}");
+    }
+}
+
+/// Catches: two ways to continue a reasoning that part ways. V4's encoder has its own.
+#[test]
+fn v4_continues_as_its_own_encoder_does() {
+    for generation in [Generation::V4, Generation::V4_0731, Generation::V41] {
+        for (content, reasoning) in [(None, "so"), (Some("A"), "so"), (Some(""), "so")] {
+            let request = continued(content, Some(reasoning), Some(true));
+            let prompt = PromptFormat::of_generation(generation).render(&request).unwrap();
+            assert_eq!(prompt, generation.encode(&request).unwrap(), "{generation:?} {content:?}");
+            assert_eq!(prompt.opens_reasoning(), content.is_none_or(str::is_empty));
+        }
+        let required = serde_json::json!({"messages": [{"role": "user", "content": "Q"}], "thinking": false, "tool_choice": "required",
+            "tools": [{"type": "function", "function": {"name": "f"}}]});
+        let request: ChatRequest = serde_json::from_value(required).unwrap();
+        let prompt = generation.encode(&request).unwrap();
+        assert_eq!(OutputStart::from(&prompt), OutputStart::ToolCalls, "{prompt}");
+        let prompt = generation.encode(&ChatRequest { thinking: Some(true), ..request }).unwrap();
+        assert_eq!(OutputStart::from(&prompt), OutputStart::Reasoning, "{prompt}");
+        let effort = ChatRequest { reasoning_effort: Some("vast".to_owned()), ..ChatRequest::new(vec![]) };
+        assert!(matches!(generation.encode(&effort), Err(Error::UnknownEffort { .. })));
     }
 }
 
