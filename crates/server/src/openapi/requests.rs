@@ -110,7 +110,11 @@ fn message_fields() -> Value {
         "metadata": {"type": ["object", "null"]},
         "thinking": thinking(),
         "tools": list(&function("input_schema"), MAX_TOOLS),
-        "tool_choice": {"type": ["object", "null"], "properties": {"type": {"enum": ["auto", "any", "tool", "none"]}}},
+        "tool_choice": {
+            "type": ["object", "null"],
+            "required": ["type"],
+            "properties": {"type": {"enum": ["auto", "any", "tool", "none"]}},
+        },
     })
 }
 
