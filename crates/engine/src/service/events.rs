@@ -14,9 +14,9 @@ use crate::{FinishReason, GenerationStats, Sampled};
 
 /// Something that happened to a job.
 ///
-/// `Started` comes first. Then every continuation has its tokens in order and last its `Finish`; those of different
-/// continuations are interleaved. `Failed` ends the whole job and may come at any time. Nothing follows the last
-/// `Finish`, the `Embedding` or `Failed`.
+/// `Started` comes first, unless the job ends while it waits. Then every continuation has its tokens in order and last
+/// its `Finish`; those of different continuations are interleaved. `Failed` ends the whole job and may come at any time.
+/// Nothing follows the last `Finish`, the `Embedding` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TokenEvent {
     /// The first step that computes something of it has begun.

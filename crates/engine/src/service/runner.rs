@@ -224,33 +224,38 @@ impl Runner {
                 continuation.book(elapsed);
             }
         }
-        // Before the commit, which would otherwise let others find keys that were never computed.
-        for (id, error) in outcome.failed {
+        let (mut sampled, mut failed) = (Vec::new(), outcome.failed);
+        for (id, result) in outcome.sampled {
+            match result {
+                Ok(token) => sampled.push((id, token)),
+                Err(error) => failed.push((id, error)),
+            }
+        }
+        // Before the commit, which would otherwise let others find keys that are not what they should be.
+        for (id, error) in failed {
             if let Some(number) = self.lives.job_of(id) {
                 self.fail(number, &error);
             }
         }
-        let tokens =
-            outcome.sampled.iter().filter_map(|(id, sampled)| Some((*id, sampled.as_ref().ok()?.token)));
-        let tokens: Vec<_> = tokens.collect();
+        let tokens: Vec<_> = sampled.iter().map(|(id, sampled)| (*id, sampled.token)).collect();
         self.scheduler.commit(plan, &tokens);
         for (id, count, rows) in outcome.hidden {
             self.embedded(id, count, &rows);
         }
-        for (id, sampled) in outcome.sampled {
+        for (id, sampled) in sampled {
             self.sampled(id, sampled, elapsed);
         }
         touched.into_iter().for_each(|number| self.flush(number));
     }
 
-    fn sampled(&mut self, id: SequenceId, sampled: Result<Sampled, EngineError>, elapsed: Duration) {
+    fn sampled(&mut self, id: SequenceId, sampled: Sampled, elapsed: Duration) {
         let Some(number) = self.lives.job_of(id) else { return };
         let (Some(continuation), Some(job)) =
             (self.lives.continuations.get_mut(&id), self.jobs.get_mut(&number))
         else {
             return;
         };
-        match sampled.and_then(|sampled| continuation.advance(sampled, job.accepted, elapsed)) {
+        match continuation.advance(sampled, job.accepted, elapsed) {
             Err(error) => self.fail(number, &error),
             Ok(Advance { token, finish, gap }) => {
                 let first = continuation.stats.time_to_first_token.unwrap_or_default();

@@ -153,6 +153,16 @@ fn what_failed_in_the_middle_of_a_prompt_is_not_found_by_others() {
     assert_clean(&service);
 }
 
+/// Nor are those of a row that gave no distribution.
+#[test]
+fn keys_that_gave_nan_are_not_found_by_others() {
+    let service = service(&engine("deepseek_v2_lite", &options()));
+    let bad = [&prompt(0, 20)[..], &[GIVES_NAN]].concat();
+    assert!(run(&service, vec![Job::new(request(bad.clone(), 4))]).remove(0).failed.is_some());
+    let heard = run(&service, vec![Job::new(request([&bad[..], &prompt(3, 9)[..]].concat(), 4))]).remove(0);
+    assert_eq!((heard.failed, heard.cached_tokens), (None, Some(0)));
+}
+
 /// One bad job among good ones: it fails with `words`, and the others are what they are alone.
 fn check_one_bad(what: &str, bad: Job, words: &str, sampled_before: usize) {
     let (engine, watch) = watched("deepseek_v2_lite", &options());
