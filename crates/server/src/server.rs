@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::timeout;
 
 use crate::error::ServerError;
@@ -16,6 +16,12 @@ use crate::{connection, router};
 
 /// How long clients have to read their last bytes once everything was cancelled.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What the system keeps of an answer for a client that reads slowly; beyond it the generation waits.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// A server with an open socket.
 pub struct Server {
@@ -36,7 +42,7 @@ impl Server {
         let addr = options.addr;
         let app = Arc::new(App::new(model, options)?);
         let bind_error = |source| ServerError::Bind { addr, source };
-        let listener = TcpListener::bind(addr).await.map_err(bind_error)?;
+        let listener = listen(addr).map_err(bind_error)?;
         let addr = listener.local_addr().map_err(bind_error)?;
         Ok(Self { app, listener, addr })
     }
@@ -70,4 +76,13 @@ impl Server {
         }
         tracing::info!("stopped");
     }
+}
+
+fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A server that starts again need not wait for the old one's connections.
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
 }

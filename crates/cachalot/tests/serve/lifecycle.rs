@@ -101,6 +101,36 @@ fn slow_clients_are_cut_off() {
 }
 
 #[test]
+fn a_stream_that_nobody_reads_is_given_up() {
+    let server = impatient();
+    // Chunks of some kilobytes each: more in all than the system keeps for a client.
+    let body = with(long(), json!({"stream": true, "logprobs": true, "top_logprobs": 20})).to_string();
+    let mut client = TcpStream::connect(server.addr).unwrap();
+    write!(
+        client,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    while server.service.is_idle() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(server.becomes_idle(), "it waits for a client that does not read");
+    assert!(!reads_to_the_end(&mut client).contains("[DONE]"), "it was all written: nothing was tested");
+}
+
+#[test]
+fn a_flood_of_connections_keeps_nobody_out_for_long() {
+    let limits = cachalot::serve::Limits { max_connections: 4, ..short_limits() };
+    let server = TestServer::with(ServerOptions { limits, ..options() }, ServiceOptions::default());
+    let flood: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(server.addr).unwrap()).collect();
+    // Four at a time are let in and cut off again; a request in between is answered.
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.post("/v1/chat/completions", &chat("What is 12 + 30?")).status, 200);
+    drop(flood);
+}
+
+#[test]
 fn a_queued_stream_shows_signs_of_life() {
     let service = ServiceOptions { max_num_seqs: 1, ..ServiceOptions::default() };
     let server = TestServer::with(ServerOptions { limits: short_limits(), ..options() }, service);
