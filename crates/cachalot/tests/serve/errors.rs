@@ -220,6 +220,15 @@ fn deepseek_has_its_own_words_and_limits() {
     let reasons = |reply: Value| reply["choices"][0]["message"].get("reasoning_content").is_some();
     assert!(reasons(post(json!({})).json()));
     assert!(!reasons(post(json!({"thinking": {"type": "disabled"}})).json()));
+    // Sampling options count only without reasoning.
+    let text = |temperature: f64, thinking: &str| {
+        let mode =
+            json!({"thinking": {"type": thinking}, "temperature": temperature, "seed": 5, "max_tokens": 40});
+        let message = post(mode).json()["choices"][0]["message"].clone();
+        format!("{}{}", message["reasoning_content"], message["content"])
+    };
+    assert_eq!(text(0.0, "enabled"), text(2.0, "enabled"));
+    assert_ne!(text(0.0, "disabled"), text(2.0, "disabled"));
     let calls = json!({"messages": [
         {"role": "user", "content": "x"},
         {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},

@@ -40,6 +40,13 @@ fn a_message_says_what_a_chat_completion_says() {
         assert_eq!(input, expected["usage"]["prompt_tokens"].as_u64().unwrap());
         assert_eq!(usage["output_tokens"], expected["usage"]["completion_tokens"]);
     }
+    let long = message(json!("The quick brown fox jumps over the lazy dog. ".repeat(6)));
+    let usage = |_| server.post("/v1/messages", &long).json()["usage"].clone();
+    let [first, second] = [0, 1].map(usage);
+    let input = |usage: &Value| usage["input_tokens"].as_u64().unwrap();
+    let cached = second["cache_read_input_tokens"].as_u64().unwrap();
+    assert!(cached > 0);
+    assert_eq!(input(&first), input(&second) + cached, "what the cache had is counted beside the rest");
     let system = with(message(json!("hi")), json!({"system": [{"type": "text", "text": "Be brief."}]}));
     let counted = server.post("/v1/messages/count_tokens", &system).json();
     let used = server.post("/v1/messages", &system).json();
