@@ -224,7 +224,8 @@ fn deepseek_has_its_own_words_and_limits() {
     let text = |temperature: f64, thinking: &str| {
         let mode =
             json!({"thinking": {"type": thinking}, "temperature": temperature, "seed": 5, "max_tokens": 40});
-        let message = post(mode).json()["choices"][0]["message"].clone();
+        let story = json!({"messages": [{"role": "user", "content": "Tell me a story about a fox."}]});
+        let message = post(with(mode, story)).json()["choices"][0]["message"].clone();
         format!("{}{}", message["reasoning_content"], message["content"])
     };
     assert_eq!(text(0.0, "enabled"), text(2.0, "enabled"));
