@@ -5,12 +5,12 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-struct Running {
+pub(crate) struct Running {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
     command.arg("serve").args(args).env("CACHALOT_DEVICE", "cpu").env_remove("CACHALOT_API_KEY");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -18,21 +18,36 @@ fn command(args: &[&str]) -> Command {
 }
 
 fn start(args: &[&str]) -> Running {
-    let mut child = command(args).spawn().unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let url = line.trim().split_once(" at ").unwrap_or_else(|| panic!("{line:?}")).1.to_owned();
-    Running { child, url }
+    Running::start(command(args))
 }
 
 impl Running {
+    /// Starts it and waits until it listens.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim().split_once(" at ").unwrap_or_else(|| panic!("{line:?}")).1.to_owned();
+        Self { child, url }
+    }
+
     fn get(&self, path: &str) -> Value {
         ureq::get(format!("{}{path}", self.url)).call().unwrap().body_mut().read_json().unwrap()
     }
 
+    /// Asks it to end as an operator would.
+    pub(crate) fn ask_to_end(&self) {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+    }
+
     /// Ends it as an operator would; exit code and log.
-    fn terminate(mut self) -> (Option<i32>, String) {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+    pub(crate) fn terminate(self) -> (Option<i32>, String) {
+        self.ask_to_end();
+        self.end()
+    }
+
+    /// Waits for its end; exit code and log.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code(), log)

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod batched;
 mod chat;
 mod command;
 mod completions;
+mod devices;
 mod embeddings;
 mod errors;
 mod lifecycle;
+mod load;
 mod messages;
 mod openapi;
 mod page;

@@ -70,7 +70,10 @@ impl TestServer {
     }
 
     pub(crate) fn with(options: ServerOptions, service: ServiceOptions) -> Self {
-        let load = LoadOptions { max_sequences: 8, ..LoadOptions::default() };
+        Self::loaded(LoadOptions { max_sequences: 8, ..LoadOptions::default() }, options, service)
+    }
+
+    pub(crate) fn loaded(load: LoadOptions, options: ServerOptions, service: ServiceOptions) -> Self {
         let model = LanguageModel::load(ModelSource::Embedded, load).unwrap();
         let served = model.served("demo", &service).unwrap();
         let service = served.service.clone();
@@ -128,6 +131,14 @@ impl TestServer {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         frames(BufReader::new(response.into_body().into_reader()))
+    }
+
+    /// A figure of `/metrics` that has no label but the model's name.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let found =
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{model_name=\"demo\"} "));
+        found.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
     }
 
     /// Waits until nothing runs, and says whether that was soon.
