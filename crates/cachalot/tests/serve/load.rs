@@ -93,6 +93,11 @@ fn a_crowd_that_comes_and_goes_leaves_nothing_behind() {
     let server = TestServer::with(options(), service);
     let addr = server.addr.to_string();
     let is_over = AtomicBool::new(false);
+    let client = |client| {
+        let requests = 0..REQUESTS_PER_CLIENT;
+        requests.map(|request| one(&addr, mix(client, request))).collect::<Vec<Outcome>>()
+    };
+    let client = &client;
     let (outcomes, healthy) = thread::scope(|scope| {
         let watch = scope.spawn(|| {
             let mut looks = 0;
@@ -103,14 +108,8 @@ fn a_crowd_that_comes_and_goes_leaves_nothing_behind() {
             }
             looks
         });
-        let client = |client| {
-            let requests = 0..REQUESTS_PER_CLIENT;
-            requests.map(|request| one(&addr, mix(client, request))).collect::<Vec<Outcome>>()
-        };
-        let client = &client;
         let clients: Vec<_> = (0..CLIENTS).map(|i| scope.spawn(move || client(i))).collect();
-        let outcomes = clients.into_iter().map(|client| client.join());
-        let outcomes: Vec<_> = outcomes.collect();
+        let outcomes: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
         is_over.store(true, Ordering::SeqCst);
         let outcomes: Vec<Outcome> = outcomes.into_iter().flat_map(Result::unwrap).collect();
         (outcomes, watch.join().unwrap())
