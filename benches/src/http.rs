@@ -1,6 +1,6 @@
 //! As much of an HTTP/1.1 client as measuring a server takes: a connection per request, read as the caller likes.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
