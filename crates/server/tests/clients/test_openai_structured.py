@@ -130,15 +130,21 @@ def test_a_required_call(chat):
         assert isinstance(json.loads(call.function.arguments), dict)
 
 
+@pytest.mark.parametrize("strict", [False, True], ids=["loose", "strict"])
 @pytest.mark.parametrize("function", [demo.WEATHER_FUNCTION, demo.CALCULATOR_FUNCTION], ids=lambda f: f["name"])
-def test_a_named_call(chat, function):
-    choice = chat(
-        demo.WEATHER, tools=demo.TOOLS, tool_choice={"type": "function", "function": {"name": function["name"]}}
-    ).choices[0]
-    names = {call.function.name for call in choice.message.tool_calls}
-    assert names == {function["name"]}
-    [required] = function["parameters"]["required"]
-    assert isinstance(json.loads(choice.message.tool_calls[0].function.arguments)[required], str)
+def test_a_named_call(chat, function, strict):
+    """Whatever was asked, the named tool is called; only a strict one has arguments that follow its schema."""
+    parameters = {**function["parameters"], "additionalProperties": False}
+    tools = [*demo.TOOLS, {"type": "function", "function": {**function, "name": "other"}}]
+    if strict:
+        tools = [{"type": "function", "function": {**function, "parameters": parameters, "strict": True}}]
+    choice = {"type": "function", "function": {"name": function["name"]}}
+    calls = chat(demo.WEATHER, tools=tools, tool_choice=choice).choices[0].message.tool_calls
+    assert {call.function.name for call in calls} == {function["name"]}
+    arguments = json.loads(calls[0].function.arguments)
+    assert isinstance(arguments, dict)
+    if strict:
+        assert list(arguments) == parameters["required"]
 
 
 def test_a_strict_tool(chat):
