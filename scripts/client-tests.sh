@@ -4,7 +4,7 @@
 #   scripts/client-tests.sh [BINARY] [PYTEST ARGUMENT]...
 # BINARY defaults to target/release/cachalot. With arguments for pytest only those tests run, and nothing of Node's.
 # Needs Python 3.11 and node 20 or newer; fetches what crates/server/tests/clients pins into target/clients, about
-# 500 MB. Exits with 3 if one of them is missing or the package indexes cannot be reached.
+# 500 MB; root on a Debian gets what is missing. Exits with 3 if that or the package indexes cannot be had.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 tests=$root/crates/server/tests/clients
@@ -15,6 +15,11 @@ shift || true
 [ -x "$binary" ] || { echo "no program at $binary: cargo build --release --bin cachalot" >&2; exit 1; }
 mkdir -p "$home"
 
+if ! { python3 -c 'import ensurepip, venv' && command -v node && command -v npm; } > /dev/null 2>&1 &&
+  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+    python3 python3-venv nodejs npm > /dev/null; } || echo "client tests: not everything could be installed" >&2
+fi
 missing() { echo "client tests: $1" >&2; exit 3; }
 python=$(command -v python3) || missing "no python3; Python 3.11 or newer is needed"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
