@@ -116,7 +116,7 @@ fn over_http(args: &Args, served: &Served) -> Result<f64> {
     rate(args.streams, |_| {
         let reply = http::read(http::post(&served.addr, "/v1/chat/completions", &body)?)?;
         let chunks = reply.body.lines().filter_map(|line| line.strip_prefix("data: {"));
-        let last = chunks.last().with_context(|| format!("no events: {}", reply.body))?;
+        let last = chunks.next_back().with_context(|| format!("no events: {}", reply.body))?;
         let last: Value = serde_json::from_str(&format!("{{{last}"))?;
         let tokens = last["usage"]["completion_tokens"].as_u64().context("no usage")? as usize;
         ensure!(tokens == args.tokens, "{tokens} tokens of {}", args.tokens);
