@@ -115,7 +115,7 @@ fn over_http(args: &Args, served: &Served) -> Result<f64> {
     let body = with_message(PROMPT, args.tokens);
     rate(args.streams, |_| {
         let reply = http::read(http::post(&served.addr, "/v1/chat/completions", &body)?)?;
-        let chunks = reply.body.lines().filter_map(|line| line.strip_prefix("data: {"));
+        let mut chunks = reply.body.lines().filter_map(|line| line.strip_prefix("data: {"));
         let last = chunks.next_back().with_context(|| format!("no events: {}", reply.body))?;
         let last: Value = serde_json::from_str(&format!("{{{last}"))?;
         let tokens = last["usage"]["completion_tokens"].as_u64().context("no usage")? as usize;
