@@ -1,7 +1,7 @@
 //! The HTTP front end: DeepSeek's, OpenAI's and Anthropic's APIs over one model.
 //!
 //! A request's way: the route reads the body within limits → the front end's own fields are checked and become one
-//! [`request::GenerateRequest`], the same for all front ends → [`answer::Answer`] encodes the prompt off the event
+//! `request::GenerateRequest`, the same for all front ends → `answer::Answer` encodes the prompt off the event
 //! loop, queues a job with the engine and turns its tokens into reasoning, content and calls → the front end renders
 //! these events, streamed or in one piece.
 //!
