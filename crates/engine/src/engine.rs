@@ -245,8 +245,10 @@ impl Engine {
         if let Some(id) = tokens.find(|&&id| id as usize >= self.vocab_size) {
             return Err(EngineError::request("tokens", format!("token ids below {}", self.vocab_size), id));
         }
+        // A probe hears nothing of a replayed step.
+        let may_replay = !ctx.is_probed();
         self.ranks.run(
-            |rank| step.run(ctx, rank, &mut |tensors| Ok(read(tensors))),
+            |rank| step.run(ctx, may_replay, rank, &mut |tensors| Ok(read(tensors))),
             || {
                 let step = Arc::clone(step);
                 // Only rank 0's results are read; the others wait, so that a fault of theirs is this step's.
@@ -256,7 +258,9 @@ impl Engine {
                         None => Ok(()),
                     }
                 };
-                Arc::new(move |rank| step.run(&mut StepContext::new(rank.device), rank, &mut { wait }))
+                Arc::new(move |rank| {
+                    step.run(&mut StepContext::new(rank.device), may_replay, rank, &mut { wait })
+                })
             },
         )
     }

@@ -65,18 +65,19 @@ pub(crate) struct StepTensors<'a> {
 }
 
 impl StepInput {
-    /// One rank's part of the step, replayed where it is a decode step that the device has recorded, and what `read`
-    /// makes of its results.
+    /// One rank's part of the step, and what `read` makes of its results. With `may_replay` a decode step is replayed
+    /// where the device records such steps: on all ranks or on none, because their collectives have to meet.
     pub(crate) fn run<R>(
         &self,
         ctx: &mut StepContext<'_>,
+        may_replay: bool,
         rank: &mut RankView<'_>,
         read: &mut impl FnMut(StepTensors<'_>) -> Result<R, EngineError>,
     ) -> Result<R, EngineError> {
         if !self.copies.is_empty() {
             rank.kv.copy_blocks(&self.copies)?;
         }
-        if !ctx.is_probed()
+        if may_replay
             && let Some(rows) = self.decode_rows()
             && let Some(result) =
                 rank.decode(&rows, &mut |logits| read(StepTensors { logits: Some(logits), hidden: None }))?
