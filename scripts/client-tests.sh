@@ -104,7 +104,7 @@ failed=0
 if [ $# = 0 ]; then
   # Node looks for packages beside the importing file and above it: the test runs from a copy next to them.
   cp "$tests/openai.test.mjs" "$home/"
-  (cd "$home" && node --test openai.test.mjs) || failed=1
+  (cd "$home" && node --test --test-reporter=spec openai.test.mjs) || failed=1
 fi
 stop openai || failed=1
 stop deepseek || failed=1

@@ -37,7 +37,8 @@ def test_no_request_makes_the_server_fail(openai_server, tmp_path):
     # Most routes are there with and without /v1.
     command += ["--include-path-regex", "^/(v1|beta/completions|health|ready|metrics)"]
     command += ["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--continue-on-failure"]
-    command += ["--seed", "1", "--workers", "2", "--request-timeout", "30", "--no-color"]
+    # One worker: Python 3.11 has a parser that two threads confuse.
+    command += ["--seed", "1", "--workers", "1", "--request-timeout", "30", "--no-color"]
     answers = tmp_path / "answers.txt"
     hooks = {"SCHEMATHESIS_HOOKS": str(HERE / "schema_hooks.py"), "SCHEMA_ANSWERS": str(answers)}
     environment = {**os.environ, **hooks, "PYTHONDONTWRITEBYTECODE": "1"}
