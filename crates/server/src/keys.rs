@@ -166,7 +166,8 @@ fn read(path: &Path, text: &str, before: &[Arc<Key>]) -> Result<Vec<Arc<Key>>, S
 
 fn digest(hex: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
+    // `from_str_radix` would take a sign.
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;
     }
     for (index, byte) in digest.iter_mut().enumerate() {
