@@ -90,15 +90,17 @@ impl Process {
         Ok(value.context("no VmRSS")?.trim().parse()?)
     }
 
-    /// Waits until nothing runs and waits.
+    /// Waits until nothing runs, waits or holds blocks.
     fn becomes_idle(&self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let health = http::get(&self.addr, "/health")?.json()?;
-            if health["running"] == 0 && health["waiting"] == 0 {
+            let kv = http::metric(&self.addr, "vllm:kv_cache_usage_perc")?;
+            if health["running"] == 0 && health["waiting"] == 0 && kv == 0.0 {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "still busy a minute after the last request: {health}");
+            let late = Instant::now() > deadline;
+            ensure!(!late, "a minute after the last request {kv} of the KV blocks are held: {health}");
             thread::sleep(Duration::from_millis(100));
         }
     }
