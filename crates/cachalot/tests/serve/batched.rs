@@ -15,7 +15,7 @@ const REQUESTS: usize = 64;
 fn request(i: usize) -> Value {
     let story = "The fox and the raven met at the river. ".repeat(i % 4);
     let question = format!("{story}What is {} + {}?", i * 7 % 90, i + 3);
-    with(chat(&question), json!({"max_tokens": 8 + i * 29 % 90, "ignore_eos": i % 4 > 0}))
+    with(chat(&question), json!({"max_tokens": 8 + i * 29 % 90, "ignore_eos": !i.is_multiple_of(4)}))
 }
 
 /// What a client can see of an answer, asked for with a stream or without.
