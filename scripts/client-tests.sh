@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Real, unmodified client programs against `cachalot serve` with the demo model: the SDKs of OpenAI (Python, Node) and
 # Anthropic, langchain-deepseek, litellm, and schemathesis over the published OpenAPI document.
+# In the end OpenAI's SDK asks a server on two ranks and one on the software GPU.
 #   scripts/client-tests.sh [BINARY] [PYTEST ARGUMENT]...
 # BINARY defaults to target/release/cachalot. With arguments for pytest only those tests run, and nothing of Node's.
 # Needs Python 3.11 and node 20 or newer; fetches what crates/server/tests/clients pins into target/clients, about
@@ -108,4 +109,9 @@ if [ $# = 0 ]; then
 fi
 stop openai || failed=1
 stop deepseek || failed=1
+if [ $# = 0 ]; then
+  # Two ranks, and a GPU of software, which only the program that `cargo test` builds has the backend for.
+  (cd "$root" && CACHALOT_CLIENT_PYTHON=$home/venv/bin/python \
+    cargo test --quiet --locked --workspace --test serve devices::) || failed=1
+fi
 exit $failed

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use text::Generation;
+
 use crate::request::Mode;
 
 /// Whose defaults, limits and error texts the OpenAI-shaped routes follow. DeepSeek's extensions (thinking, prefix
@@ -33,6 +35,24 @@ impl Dialect {
         self == Self::OpenAi || mode.thinking != Some(true)
     }
 
+    /// The `top_p` that DeepSeek's own service samples V4 and V4.1 with, whatever the client wishes; `None` where
+    /// that has no rule (deepseek-recipe 0.2, `request/options.rs`).
+    pub(crate) fn top_p(
+        self,
+        generation: Option<Generation>,
+        thinking: Option<bool>,
+        has_tools: bool,
+        wished: f32,
+    ) -> Option<f32> {
+        use Generation::{V4, V4_0731, V41};
+        match (self, generation?, thinking?) {
+            (Self::DeepSeek, V4 | V4_0731, true) => Some(if has_tools { 0.95 } else { 1.0 }),
+            (Self::DeepSeek, V41, true) => Some(wished.max(0.95)),
+            (Self::DeepSeek, V41, false) => Some(1.0),
+            _ => None,
+        }
+    }
+
     /// What stands between the text parts of one message.
     pub(crate) fn part_separator(self) -> &'static str {
         match self {
@@ -60,5 +80,31 @@ impl std::fmt::Display for Dialect {
             Self::OpenAi => "openai",
             Self::DeepSeek => "deepseek",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deepseek_samples_its_newest_models_as_it_was_trained_to() {
+        let top_p = |dialect: Dialect, generation, thinking, has_tools| {
+            dialect.top_p(Some(generation), Some(thinking), has_tools, 0.5)
+        };
+        use Dialect::{DeepSeek, OpenAi};
+        use Generation::{R1, V4, V4_0731, V41};
+        assert_eq!(
+            [top_p(DeepSeek, V4, true, false), top_p(DeepSeek, V4_0731, true, true)],
+            [Some(1.0), Some(0.95)]
+        );
+        assert_eq!(
+            [top_p(DeepSeek, V41, true, false), top_p(DeepSeek, V41, false, true)],
+            [Some(0.95), Some(1.0)]
+        );
+        assert_eq!(DeepSeek.top_p(Some(V41), Some(true), false, 0.99), Some(0.99));
+        // Everything else is the client's to say.
+        assert_eq!([top_p(DeepSeek, V4, false, true), top_p(DeepSeek, R1, true, true)], [None; 2]);
+        assert_eq!([top_p(OpenAi, V4, true, true), top_p(OpenAi, V41, false, false)], [None; 2]);
     }
 }

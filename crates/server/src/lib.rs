@@ -33,6 +33,7 @@ mod server;
 mod sse;
 mod state;
 mod tables;
+mod whole;
 
 pub use dialect::Dialect;
 pub use error::ServerError;

@@ -4,17 +4,21 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::{HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
-use serde_json::Value;
+use futures_util::{FutureExt, stream};
+use serde::Serialize;
 
 use crate::answer::{Answer, AnswerEvent};
 use crate::audit::Audit;
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
+
+/// Tokens that come faster than this are written together, an event each: no reader sees the difference, and a server of
+/// many fast streams spends its time on tokens and not on waking up.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Events that are ready to be written.
 #[derive(Debug, Default)]
@@ -22,13 +26,21 @@ pub(crate) struct Frames(VecDeque<Event>);
 
 impl Frames {
     /// An event of nothing but data.
-    pub(crate) fn data(&mut self, data: &Value) {
-        self.0.push_back(Event::default().data(data.to_string()));
+    pub(crate) fn data(&mut self, data: &impl Serialize) {
+        self.push(Event::default(), data);
     }
 
     /// An event with a name.
-    pub(crate) fn named(&mut self, name: &str, data: &Value) {
-        self.0.push_back(Event::default().event(name).data(data.to_string()));
+    pub(crate) fn named(&mut self, name: &str, data: &impl Serialize) {
+        self.push(Event::default().event(name), data);
+    }
+
+    fn push(&mut self, event: Event, data: &impl Serialize) {
+        match serde_json::to_string(data) {
+            Ok(text) => self.0.push_back(event.data(text)),
+            // Only a map whose keys are no strings, which is a mistake of ours.
+            Err(error) => tracing::error!("an event cannot be written: {error}"),
+        }
     }
 
     /// The mark that ends OpenAI's streams.
@@ -59,6 +71,8 @@ struct Stream<R> {
     renderer: R,
     frames: Frames,
     audit: Arc<Audit>,
+    /// When the last event came that had to be waited for.
+    woken: Option<Instant>,
 }
 
 impl<R: Renderer> Stream<R> {
@@ -67,11 +81,10 @@ impl<R: Renderer> Stream<R> {
             if let Some(event) = self.frames.0.pop_front() {
                 return Some(event);
             }
-            let answer = self.answer.as_mut()?;
-            match answer.next().await {
-                Ok(Some(event)) => self.renderer.event(event, answer, &mut self.frames),
+            match self.wait().await? {
+                Ok(Some(event)) => self.renderer.event(event, self.answer.as_ref()?, &mut self.frames),
                 Ok(None) => {
-                    self.renderer.end(answer, &mut self.frames);
+                    self.renderer.end(self.answer.as_ref()?, &mut self.frames);
                     self.audit.set_outcome("ok");
                     self.answer = None;
                 }
@@ -84,6 +97,28 @@ impl<R: Renderer> Stream<R> {
             }
         }
     }
+
+    /// The next event of the answer: one that is there already, or the first that comes. After one that had to be waited
+    /// for it sleeps, to the next beat of a clock that all streams share, so that they wake up together. `None` once the
+    /// answer is over.
+    async fn wait(&mut self) -> Option<ApiResult<Option<AnswerEvent>>> {
+        let answer = self.answer.as_mut()?;
+        if let Some(event) = answer.next().now_or_never() {
+            return Some(event);
+        }
+        if self.woken.is_some_and(|woken| woken.elapsed() < PACE) {
+            tokio::time::sleep(until_next_beat()).await;
+        }
+        let event = answer.next().await;
+        self.woken = Some(Instant::now());
+        Some(event)
+    }
+}
+
+/// The time to the next multiple of [`PACE`].
+fn until_next_beat() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    PACE - Duration::from_nanos((now.as_nanos() % PACE.as_nanos()) as u64)
 }
 
 /// The response that streams `answer`.
@@ -97,7 +132,7 @@ pub(crate) fn respond(
     renderer.start(&mut frames);
     // Until somebody says otherwise, the client went away.
     audit.set_outcome("cancelled");
-    let stream = Stream { answer: Some(answer), renderer, frames, audit };
+    let stream = Stream { answer: Some(answer), renderer, frames, audit, woken: None };
     let events = stream::unfold(stream, |mut stream| async move {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))

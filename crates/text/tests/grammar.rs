@@ -141,8 +141,8 @@ fn expressions_and_grammars_are_followed() {
 }
 
 fn tool(name: &str, strict: bool) -> Tool {
-    let parameters = json!({"type": "object", "additionalProperties": false, "required": ["city"], "properties": {
-        "city": {"type": "string"}, "days": {"type": "integer", "minimum": 1, "maximum": 9}, "unit": {"enum": ["c", "f"]}}});
+    let parameters = json!({"type": "object", "additionalProperties": false, "required": ["city", "code"], "properties": {
+        "city": {"type": "string"}, "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{2}$"}, "days": {"type": "integer", "minimum": 1, "maximum": 9}, "unit": {"enum": ["c", "f"]}}});
     let function = json!({"name": name, "strict": strict, "parameters": parameters});
     serde_json::from_value(json!({"type": "function", "function": function})).unwrap()
 }

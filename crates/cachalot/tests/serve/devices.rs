@@ -1,5 +1,8 @@
 //! The binary serves the same answers from several ranks and from a GPU.
 
+use std::path::Path;
+use std::process::Command;
+
 use serde_json::{Value, json};
 use testkit::soft_environment;
 
@@ -34,10 +37,24 @@ fn on_one_rank(max_tokens: usize) -> (String, String) {
     answers
 }
 
+/// Holds what OpenAI's own SDK reads from the server against what we read, where `CACHALOT_CLIENT_PYTHON` names a Python
+/// that has it; `scripts/client-tests.sh` does.
+fn check_real_client(running: &Running, max_tokens: usize, expected: &(String, String)) {
+    let Some(python) = std::env::var_os("CACHALOT_CLIENT_PYTHON") else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/tests/clients/device_client.py");
+    let output =
+        Command::new(python).arg(script).args([&running.url, &max_tokens.to_string()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: (String, String) = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(&read, expected);
+}
+
 #[test]
 fn two_ranks_serve_what_one_does() {
     let running = Running::start(command(&["--port", "0", "--tp", "2"]));
-    assert_eq!(answers(&running, 24), on_one_rank(24));
+    let expected = on_one_rank(24);
+    assert_eq!(answers(&running, 24), expected);
+    check_real_client(&running, 24, &expected);
     let (code, log) = running.terminate();
     assert_eq!(code, Some(0), "{log}");
 }
@@ -48,7 +65,9 @@ fn a_soft_gpu_serves_what_the_cpu_does() {
     let mut command = command(&args);
     command.envs(soft_environment());
     let running = Running::start(command);
-    assert_eq!(answers(&running, 4), on_one_rank(4));
+    let expected = on_one_rank(4);
+    assert_eq!(answers(&running, 4), expected);
+    check_real_client(&running, 4, &expected);
     let (code, log) = running.terminate();
     assert_eq!(code, Some(0), "{log}");
     assert!(log.contains("cuda:0 needs"), "not on the GPU: {log}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cachalot::serve::{ServerOptions, ServiceOptions};
 use serde_json::json;
 
-use crate::support::{TestServer, chat, options, short_limits, with};
+use crate::support::{Frame, TestServer, chat, options, short_limits, with};
 
 /// An answer that takes a while: the demo model would end a turn soon.
 fn long() -> serde_json::Value {
@@ -130,30 +130,72 @@ fn a_flood_of_connections_keeps_nobody_out_for_long() {
     drop(flood);
 }
 
-#[test]
-fn a_queued_stream_shows_signs_of_life() {
-    let service = ServiceOptions { max_num_seqs: 1, ..ServiceOptions::default() };
-    let server = TestServer::with(ServerOptions { limits: short_limits(), ..options() }, service);
-    let mut first = server.open_stream("/v1/chat/completions", &long());
-    first.next();
-    let body = with(chat("hi"), json!({"stream": true})).to_string();
-    let mut second = TcpStream::connect(server.addr).unwrap();
-    write!(
-        second,
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    second.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+/// Sends a chat request on a connection of its own, for tests that look at the bytes that come back.
+fn raw_chat(server: &TestServer, body: &serde_json::Value) -> TcpStream {
+    let mut connection = TcpStream::connect(server.addr).unwrap();
+    let (head, body) =
+        ("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close", body.to_string());
+    write!(connection, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    connection
+}
+
+/// Reads until `wanted` has come.
+fn read_until(connection: &mut TcpStream, wanted: &str) -> String {
     let mut said = String::new();
     let mut buffer = [0; 512];
-    while !said.contains(": keep-alive") {
-        let count = second.read(&mut buffer).unwrap();
-        assert!(count > 0 && !said.contains("data: "), "{said}");
+    while !said.contains(wanted) {
+        let count = connection.read(&mut buffer).unwrap();
+        assert!(count > 0, "it ended before {wanted:?}: {said}");
         said.push_str(&String::from_utf8_lossy(&buffer[..count]));
     }
-    assert!(said.starts_with("HTTP/1.1 200 "));
-    drop(first);
+    said
+}
+
+/// A server that runs one request at a time, and the stream of one that takes long.
+fn busy() -> (TestServer, impl Iterator<Item = Frame>) {
+    let service = ServiceOptions { max_num_seqs: 1, ..ServiceOptions::default() };
+    let server = TestServer::with(ServerOptions { limits: short_limits(), ..options() }, service);
+    let mut running = server.open_stream("/v1/chat/completions", &long());
+    running.next();
+    (server, running)
+}
+
+#[test]
+fn a_queued_stream_shows_signs_of_life() {
+    let (server, running) = busy();
+    let mut queued = raw_chat(&server, &with(chat("hi"), json!({"stream": true})));
+    let said = read_until(&mut queued, ": keep-alive");
+    assert!(said.starts_with("HTTP/1.1 200 ") && !said.contains("data: "), "{said}");
+    drop(running);
+}
+
+#[test]
+fn a_queued_answer_shows_signs_of_life() {
+    let (server, running) = busy();
+    let mut queued = raw_chat(&server, &chat("What is 12 + 30?"));
+    // A chunk of one byte, which is a blank line.
+    let said = read_until(&mut queued, "\r\n\r\n1\r\n\n\r\n1\r\n\n\r\n");
+    assert!(said.starts_with("HTTP/1.1 200 ") && said.contains("content-type: application/json"), "{said}");
+    drop(running);
+    let said = read_until(&mut queued, "\r\n0\r\n\r\n");
+    let answer = &said[said.find('{').unwrap()..=said.rfind('}').unwrap()];
+    let answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+    // A client that knows nothing of this reads it as any other answer.
+    assert_eq!(
+        server.post("/v1/chat/completions", &with(long(), json!({"max_tokens": 300}))).json()["object"],
+        "chat.completion"
+    );
+}
+
+#[test]
+fn a_queued_answer_that_goes_away_leaves_nothing() {
+    let (server, running) = busy();
+    let mut queued = raw_chat(&server, &long());
+    read_until(&mut queued, "\n\r\n1\r\n\n");
+    drop((queued, running));
+    assert!(server.becomes_idle());
 }
 
 #[test]
@@ -196,4 +238,18 @@ fn the_deadline_cuts_what_is_left() {
     assert_eq!(error["error"]["code"], "server_unavailable", "{error}");
     server.join();
     assert!(server.becomes_idle());
+}
+
+#[test]
+fn an_error_after_blank_lines_is_told_in_the_body() {
+    let (limits, drain_deadline) = (short_limits(), Duration::from_millis(50));
+    let options = ServerOptions { limits, drain_deadline, ..options() };
+    let mut server = TestServer::with(options, ServiceOptions::default());
+    let mut late = raw_chat(&server, &long());
+    let said = read_until(&mut late, "1\r\n\n");
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    server.ask_to_stop();
+    let said = read_until(&mut late, "\r\n0\r\n\r\n");
+    assert!(said.contains(r#""code":"server_unavailable""#), "{said}");
+    server.join();
 }

@@ -156,6 +156,13 @@ impl Answer {
         Ok((finished, self.usage))
     }
 
+    /// Runs to the end, for front ends that know of one choice alone.
+    pub(crate) async fn collect_one(self) -> ApiResult<(Finished, Usage)> {
+        let (choices, usage) = self.collect().await?;
+        let choice = choices.into_iter().next();
+        Ok((choice.ok_or_else(|| ApiError::internal("an answer without a choice"))?, usage))
+    }
+
     /// Whoever wants to know the usage hears of it as it grows, because an answer may end at any time.
     fn tell_usage(&mut self) {
         self.audit.set_usage(self.usage);

@@ -106,11 +106,11 @@ impl MessagesCall {
         choice.check("tool_choice", &tools.tools)?;
         choice.check_format("output_config.format", &tools.tools, format.as_ref())?;
         choice.check_mode(app.options.dialect, &mode)?;
-        let params = sampling.params(app, &mode)?;
+        let offered = if choice == ToolChoice::None { Vec::new() } else { tools.tools };
+        let params = sampling.params(app, &mode, !offered.is_empty())?;
         let stops = fields.stop_sequences.unwrap_or_default();
         // Checked like the stop strings of the other front ends, under its own name.
         let stop = SamplingFields::check_stops("stop_sequences", stops)?;
-        let offered = if choice == ToolChoice::None { Vec::new() } else { tools.tools };
         let continues = messages.last().is_some_and(|message| message.role == Role::Assistant);
         let chat = ChatRequest {
             messages,

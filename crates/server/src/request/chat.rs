@@ -83,9 +83,9 @@ impl ChatCall {
         };
         let max_tokens = count_in_range(max_field, max_tokens, 1, limits::MAX_TOKENS)?
             .or(dialect.default_max_tokens(&mode));
-        let mut params = sampling.params(app, &mode)?;
-        params.logprobs = logprobs(fields.logprobs, fields.top_logprobs)?;
         let offered = if tools.choice == ToolChoice::None { Vec::new() } else { tools.tools };
+        let mut params = sampling.params(app, &mode, !offered.is_empty())?;
+        params.logprobs = logprobs(fields.logprobs, fields.top_logprobs)?;
         let chat = ChatRequest {
             messages,
             tools: offered.clone(),

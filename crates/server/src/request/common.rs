@@ -4,6 +4,7 @@
 use serde::Deserialize;
 
 use super::fields;
+use crate::answer::Usage;
 use crate::error::{ApiError, ApiResult};
 
 #[derive(Debug, Deserialize)]
@@ -37,6 +38,13 @@ pub(crate) struct StreamOptions {
     pub(crate) include_usage: bool,
     /// The usage so far, in every chunk.
     pub(crate) continuous_usage: bool,
+}
+
+impl StreamOptions {
+    /// The field `usage` of a chunk: absent, `null`, or what was used up to here.
+    pub(crate) fn usage_so_far(self, usage: Usage) -> Option<Option<Usage>> {
+        (self.continuous_usage || self.include_usage).then(|| self.continuous_usage.then_some(usage))
+    }
 }
 
 impl CommonFields {

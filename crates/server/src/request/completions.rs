@@ -50,7 +50,7 @@ impl CompletionCall {
             return Err(ApiError::value("best_of", format!("absent or {n}, the same as `n`"), best_of));
         }
         let Some(prompt) = fields.prompt else { return Err(ApiError::missing("prompt")) };
-        let mut params = sampling.params(app, &Mode::default())?;
+        let mut params = sampling.params(app, &Mode::default(), false)?;
         params.logprobs = count_in_range("logprobs", fields.logprobs, 0, limits::MAX_TOP_LOGPROBS)?;
         let echo = fields.echo.unwrap_or(false);
         if echo && params.logprobs.is_some() {

@@ -92,7 +92,8 @@ impl ResponsesCall {
         let max_tokens =
             count_in_range("max_output_tokens", fields.max_output_tokens, 1, limits::MAX_TOKENS)?
                 .or(app.options.dialect.default_max_tokens(&mode));
-        let params = sampling.params(app, &mode)?;
+        let offered = if choice == ToolChoice::None { Vec::new() } else { tools.tools };
+        let params = sampling.params(app, &mode, !offered.is_empty())?;
         let echo = json!({
             "model": envelope.model,
             "instructions": fields.instructions,
@@ -107,7 +108,6 @@ impl ResponsesCall {
             "top_p": params.top_p,
         });
         let messages = conversation(fields.instructions, fields.input, app)?;
-        let offered = if choice == ToolChoice::None { Vec::new() } else { tools.tools };
         let chat = ChatRequest {
             messages,
             tools: offered.clone(),

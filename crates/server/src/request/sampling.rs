@@ -30,14 +30,19 @@ pub(crate) struct SamplingFields {
 
 impl SamplingFields {
     /// The engine's parameters: what the client says before what the checkpoint says, as far as it counts in this mode.
-    pub(crate) fn params(&self, app: &App, mode: &Mode) -> ApiResult<SamplingParams> {
-        let defaults = &app.model.defaults;
+    /// `has_tools` is whether tools are offered.
+    pub(crate) fn params(&self, app: &App, mode: &Mode, has_tools: bool) -> ApiResult<SamplingParams> {
+        let (defaults, dialect) = (&app.model.defaults, app.options.dialect);
         let wished = self.checked(defaults)?;
-        if app.options.dialect.heeds_sampling(mode) {
-            return Ok(wished);
-        }
-        let SamplingParams { logit_bias, seed, .. } = wished;
-        Ok(SamplingParams { logit_bias, seed, ..defaults.clone() })
+        let ruled = dialect.top_p(app.model.format.generation(), mode.thinking, has_tools, wished.top_p);
+        let params = match dialect.heeds_sampling(mode) {
+            true => wished,
+            false => {
+                let SamplingParams { logit_bias, seed, .. } = wished;
+                SamplingParams { logit_bias, seed, ..defaults.clone() }
+            }
+        };
+        Ok(SamplingParams { top_p: ruled.unwrap_or(params.top_p), ..params })
     }
 
     fn checked(&self, defaults: &SamplingParams) -> ApiResult<SamplingParams> {

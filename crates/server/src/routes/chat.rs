@@ -1,20 +1,20 @@
 //! `/chat/completions`: a conversation goes in, the model's turn comes out.
 
-use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use text::OutputDelta;
 
 use super::Call;
+use super::heading::{Heading, NO_CHOICES, Part};
 use crate::answer::{Answer, AnswerEvent, Finish, Finished, TokenLogprob, Usage, chat_logprobs};
 use crate::error::{ApiError, ApiResult};
 use crate::error_body::ErrorForm;
-use crate::json::json_response;
 use crate::request::chat::ChatCall;
 use crate::request::common::StreamOptions;
 use crate::request_id::fresh_id;
 use crate::sse::{self, Frames, Renderer};
-use crate::state::unix_time;
+use crate::whole;
 
 /// Handles the route.
 pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
@@ -22,10 +22,7 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
     let ChatCall { envelope, generate, legacy_functions } = ChatCall::from_body(&body, &app)?;
     drop(body);
     let form = Form {
-        id: fresh_id("chatcmpl-"),
-        created: unix_time(),
-        model: envelope.model,
-        fingerprint: app.fingerprint.clone(),
+        heading: Heading::new("chatcmpl-", envelope.model, &app),
         error_form: ErrorForm::of("/chat/completions", app.options.dialect),
         legacy_functions,
         logprobs: generate.sampling.logprobs.is_some(),
@@ -40,18 +37,19 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
             Ok(sse::respond(answer, renderer, audit, app.options.limits.keep_alive))
         }
         None => {
-            let (choices, usage) = answer.collect().await?;
-            Ok(json_response(StatusCode::OK, &form.whole(&choices, usage)))
+            let (error_form, keep_alive) = (form.error_form, app.options.limits.keep_alive);
+            let body = async move {
+                let (choices, usage) = answer.collect().await?;
+                form.whole(&choices, usage)
+            };
+            whole::respond(body, error_form, audit, keep_alive).await
         }
     }
 }
 
 /// What all parts of one answer have in common.
 struct Form {
-    id: String,
-    created: u64,
-    model: String,
-    fingerprint: String,
+    heading: Heading,
     error_form: ErrorForm,
     legacy_functions: bool,
     logprobs: bool,
@@ -60,18 +58,7 @@ struct Form {
 }
 
 impl Form {
-    fn envelope(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "choices": choices,
-        })
-    }
-
-    fn whole(&self, choices: &[Finished], usage: Usage) -> Value {
+    fn whole(&self, choices: &[Finished], usage: Usage) -> ApiResult<Value> {
         let choices = choices.iter().enumerate().map(|(index, choice)| {
             json!({
                 "index": index,
@@ -80,9 +67,9 @@ impl Form {
                 "finish_reason": self.finish_reason(&choice.finish),
             })
         });
-        let mut body = self.envelope("chat.completion", choices.collect());
-        body["usage"] = usage.to_json();
-        body
+        let choices: Vec<Value> = choices.collect();
+        let body = self.heading.part("chat.completion", choices, Some(Some(usage)));
+        serde_json::to_value(body).map_err(ApiError::internal)
     }
 
     fn message(&self, choice: &Finished) -> Value {
@@ -126,6 +113,15 @@ struct Begun {
     reasons: bool,
 }
 
+/// A choice in a chunk.
+#[derive(Debug, Serialize)]
+struct ChunkChoice {
+    index: usize,
+    delta: Value,
+    logprobs: Value,
+    finish_reason: Option<&'static str>,
+}
+
 /// The stream of a chat answer.
 struct ChatStream {
     form: Form,
@@ -134,29 +130,28 @@ struct ChatStream {
 }
 
 impl ChatStream {
-    fn chunk(&self, choices: Vec<Value>, usage: Usage) -> Value {
-        let mut chunk = self.form.envelope("chat.completion.chunk", choices);
-        if self.options.continuous_usage {
-            chunk["usage"] = usage.to_json();
-        } else if self.options.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+    fn chunk<C: Serialize>(&self, choices: C, usage: Option<Option<Usage>>) -> Part<'_, C> {
+        self.form.heading.part("chat.completion.chunk", choices, usage)
+    }
+
+    /// A chunk about one choice.
+    fn say(&self, choice: ChunkChoice, usage: Usage, frames: &mut Frames) {
+        frames.data(&self.chunk([choice], self.options.usage_so_far(usage)));
     }
 
     fn choice(
         &self,
         index: usize,
-        delta: &Value,
+        delta: Value,
         logprobs: &[TokenLogprob],
         finish: Option<&Finish>,
-    ) -> Value {
-        json!({
-            "index": index,
-            "delta": delta,
-            "logprobs": chat_logprobs(self.form.logprobs && !logprobs.is_empty(), logprobs),
-            "finish_reason": finish.map(|finish| self.form.finish_reason(finish)),
-        })
+    ) -> ChunkChoice {
+        ChunkChoice {
+            index,
+            delta,
+            logprobs: chat_logprobs(self.form.logprobs && !logprobs.is_empty(), logprobs),
+            finish_reason: finish.map(|finish| self.form.finish_reason(finish)),
+        }
     }
 
     /// The first delta says who speaks.
@@ -170,8 +165,7 @@ impl ChatStream {
             true => json!({"role": "assistant", "content": "", "reasoning_content": ""}),
             false => json!({"role": "assistant", "content": "", "refusal": null}),
         };
-        let choice = self.choice(index, &delta, &[], None);
-        frames.data(&self.chunk(vec![choice], usage));
+        self.say(self.choice(index, delta, &[], None), usage, frames);
     }
 
     fn delta(&self, index: usize, delta: OutputDelta) -> Value {
@@ -216,24 +210,21 @@ impl Renderer for ChatStream {
         match event {
             AnswerEvent::Delta { index, delta, logprobs } => {
                 self.begin(index, matches!(delta, OutputDelta::Reasoning(_)), usage, frames);
-                let choice = self.choice(index, &self.delta(index, delta), &logprobs, None);
-                frames.data(&self.chunk(vec![choice], usage));
+                let choice = self.choice(index, self.delta(index, delta), &logprobs, None);
+                self.say(choice, usage, frames);
             }
             AnswerEvent::Finish { index, finish, logprobs } => {
                 self.begin(index, false, usage, frames);
                 // Loops that add up texts take the last delta like any other.
                 let delta = self.delta(index, OutputDelta::Content(String::new()));
-                let choice = self.choice(index, &delta, &logprobs, Some(&finish));
-                frames.data(&self.chunk(vec![choice], usage));
+                self.say(self.choice(index, delta, &logprobs, Some(&finish)), usage, frames);
             }
         }
     }
 
     fn end(&mut self, answer: &Answer, frames: &mut Frames) {
         if self.options.include_usage {
-            let mut chunk = self.chunk(Vec::new(), answer.usage());
-            chunk["usage"] = answer.usage().to_json();
-            frames.data(&chunk);
+            frames.data(&self.chunk(NO_CHOICES, Some(Some(answer.usage()))));
         }
         frames.done();
     }

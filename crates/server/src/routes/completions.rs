@@ -1,21 +1,21 @@
 //! `/completions`: text goes in, its continuation comes out, or what belongs between it and a suffix.
 
-use axum::http::StatusCode;
 use axum::response::Response;
+use serde::Serialize;
 use serde_json::{Value, json};
 use text::{OutputDelta, SpecialTokens};
 
 use super::Call;
+use super::heading::{Heading, NO_CHOICES, Part};
 use crate::answer::{Answer, AnswerEvent, Finish, Finished, TokenLogprob, Usage, completion_logprobs};
 use crate::error::{ApiError, ApiResult};
 use crate::error_body::ErrorForm;
-use crate::json::json_response;
 use crate::request::common::StreamOptions;
 use crate::request::completions::CompletionCall;
 use crate::request::{GenerateRequest, PromptSource};
-use crate::request_id::fresh_id;
 use crate::sse::{self, Frames, Renderer};
-use crate::state::{App, unix_time};
+use crate::state::App;
+use crate::whole;
 
 /// Handles the route.
 pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
@@ -23,10 +23,7 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
     let CompletionCall { envelope, generate, echo } = CompletionCall::from_body(&body, &app)?;
     drop(body);
     let form = Form {
-        id: fresh_id("cmpl-"),
-        created: unix_time(),
-        model: envelope.model,
-        fingerprint: app.fingerprint.clone(),
+        heading: Heading::new("cmpl-", envelope.model, &app),
         error_form: ErrorForm::of("/completions", app.options.dialect),
         logprobs: generate.sampling.logprobs.is_some(),
         echoes: if echo { echoes(&generate, &app) } else { Vec::new() },
@@ -40,8 +37,12 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
             Ok(sse::respond(answer, renderer, audit, app.options.limits.keep_alive))
         }
         None => {
-            let (choices, usage) = answer.collect().await?;
-            Ok(json_response(StatusCode::OK, &form.whole(&choices, usage)))
+            let (error_form, keep_alive) = (form.error_form, app.options.limits.keep_alive);
+            let body = async move {
+                let (choices, usage) = answer.collect().await?;
+                form.whole(&choices, usage)
+            };
+            whole::respond(body, error_form, audit, keep_alive).await
         }
     }
 }
@@ -60,10 +61,7 @@ fn echoes(request: &GenerateRequest, app: &App) -> Vec<String> {
 
 /// What all parts of one answer have in common.
 struct Form {
-    id: String,
-    created: u64,
-    model: String,
-    fingerprint: String,
+    heading: Heading,
     error_form: ErrorForm,
     logprobs: bool,
     /// What comes before each choice; empty where nothing does.
@@ -71,15 +69,8 @@ struct Form {
 }
 
 impl Form {
-    fn envelope(&self, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "choices": choices,
-        })
+    fn part<C: Serialize>(&self, choices: C, usage: Option<Option<Usage>>) -> Part<'_, C> {
+        self.heading.part("text_completion", choices, usage)
     }
 
     fn choice(
@@ -102,14 +93,13 @@ impl Form {
         self.echoes.get(index).map_or("", String::as_str)
     }
 
-    fn whole(&self, choices: &[Finished], usage: Usage) -> Value {
+    fn whole(&self, choices: &[Finished], usage: Usage) -> ApiResult<Value> {
         let choices = choices.iter().enumerate().map(|(index, choice)| {
             let text = format!("{}{}", self.echo(index), choice.output.content);
             self.choice(index, &text, &choice.logprobs, &mut 0, Some(&choice.finish))
         });
-        let mut body = self.envelope(choices.collect());
-        body["usage"] = usage.to_json();
-        body
+        let choices: Vec<Value> = choices.collect();
+        serde_json::to_value(self.part(choices, Some(Some(usage)))).map_err(ApiError::internal)
     }
 }
 
@@ -137,13 +127,7 @@ impl CompletionStream {
         }
         text.push_str(piece.text);
         let choice = self.form.choice(index, &text, piece.logprobs, offset, piece.finish);
-        let mut chunk = self.form.envelope(vec![choice]);
-        if self.options.continuous_usage {
-            chunk["usage"] = usage.to_json();
-        } else if self.options.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        frames.data(&chunk);
+        frames.data(&self.form.part([choice], self.options.usage_so_far(usage)));
     }
 }
 
@@ -172,9 +156,7 @@ impl Renderer for CompletionStream {
 
     fn end(&mut self, answer: &Answer, frames: &mut Frames) {
         if self.options.include_usage {
-            let mut chunk = self.form.envelope(Vec::new());
-            chunk["usage"] = answer.usage().to_json();
-            frames.data(&chunk);
+            frames.data(&self.form.part(NO_CHOICES, Some(Some(answer.usage()))));
         }
         frames.done();
     }

@@ -14,6 +14,7 @@ use crate::json::json_response;
 use crate::request::anthropic::MessagesCall;
 use crate::request_id::fresh_id;
 use crate::sse::{self, Frames, Renderer};
+use crate::whole;
 
 /// Handles `/v1/messages`.
 pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
@@ -27,10 +28,11 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
             MessageStream { form, begun: false, blocks: Blocks::default(), index: 0, finish: None };
         return Ok(sse::respond(answer, renderer, audit, app.options.limits.keep_alive));
     }
-    let (choices, usage) = answer.collect().await?;
-    let choice =
-        choices.into_iter().next().ok_or_else(|| ApiError::internal("an answer without a choice"))?;
-    Ok(json_response(StatusCode::OK, &form.whole(&choice, usage)))
+    let body = async move {
+        let (choice, usage) = answer.collect_one().await?;
+        Ok(form.whole(&choice, usage))
+    };
+    whole::respond(body, ErrorForm::Anthropic, audit, app.options.limits.keep_alive).await
 }
 
 /// Handles `/v1/messages/count_tokens`.

@@ -2,19 +2,19 @@
 
 mod stream;
 
-use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 use text::ParsedOutput;
 
 use super::Call;
 use crate::answer::{Answer, Block, Finish, Usage};
-use crate::error::{ApiError, ApiResult};
-use crate::json::json_response;
+use crate::error::ApiResult;
+use crate::error_body::ErrorForm;
 use crate::request::responses::ResponsesCall;
 use crate::request_id::fresh_id;
 use crate::sse;
 use crate::state::unix_time;
+use crate::whole;
 
 use stream::ResponseStream;
 
@@ -29,11 +29,12 @@ pub(crate) async fn handle(call: Call) -> ApiResult<Response> {
         let renderer = ResponseStream::new(form);
         return Ok(sse::respond(answer, renderer, audit, app.options.limits.keep_alive));
     }
-    let (choices, usage) = answer.collect().await?;
-    let choice =
-        choices.into_iter().next().ok_or_else(|| ApiError::internal("an answer without a choice"))?;
-    let body = form.response(Status::of(&choice.finish), items(&choice.output), Some(usage));
-    Ok(json_response(StatusCode::OK, &body))
+    let body = async move {
+        let (choice, usage) = answer.collect_one().await?;
+        Ok(form.response(Status::of(&choice.finish), items(&choice.output), Some(usage)))
+    };
+    let error_form = ErrorForm::of("/responses", app.options.dialect);
+    whole::respond(body, error_form, audit, app.options.limits.keep_alive).await
 }
 
 /// How far a response has come.

@@ -174,10 +174,13 @@ fn parameter(name: &str, schema: &Value, tag: &impl Fn(&str, &str) -> String) ->
     }
     let text = format!("{} VALUE {close}", open(true));
     let json = format!("{} %json {} \"</\" {close}", open(false), schema::tidied(schema));
+    // What limits a string is written for JSON strings, and every parser takes a text as one.
+    let is_limited =
+        ["pattern", "format", "minLength", "maxLength"].iter().any(|key| schema.get(key).is_some());
     match schema["type"].as_str() {
-        Some("string") => text,
-        Some(_) => json,
-        None => format!("{text} | {json}"),
+        Some("string") if !is_limited => text,
+        None if !is_limited => format!("{text} | {json}"),
+        _ => json,
     }
 }
 
