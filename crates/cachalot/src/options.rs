@@ -17,6 +17,8 @@ pub struct LoadOptions {
     pub kv_dtype: Option<DType>,
     /// Sequences of full length that may be in work or kept by chats at once.
     pub max_sequences: usize,
+    /// Whether the KV cache takes its memory at once ([`engine::EngineOptions::commit_cache`]).
+    pub commit_cache: bool,
     /// Prompt tokens per step.
     pub prefill_chunk: usize,
     /// Ranks that the weights are split over; each computes its part of every layer. At most the attention heads.
@@ -34,6 +36,7 @@ impl Default for LoadOptions {
             context_len: None,
             kv_dtype: None,
             max_sequences: 4,
+            commit_cache: false,
             prefill_chunk: engine.prefill_chunk,
             tensor_parallel: 1,
             device: DeviceOptions::default(),

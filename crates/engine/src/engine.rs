@@ -37,6 +37,9 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Fills the cache with NaN, so that whoever reads a row that was never written shows it. For `verify` and tests.
     pub poison_cache: bool,
+    /// Takes the memory of the KV cache at the start. Otherwise the system gives host memory page by page as the cache
+    /// fills: a program that runs for long cannot tell that from a leak, nor a full machine from a crash.
+    pub commit_cache: bool,
     /// Records decode steps on devices that can, and replays them. Off, every step is launched kernel by kernel.
     pub record_decode: bool,
     /// How long a step waits for the other ranks after the first has finished its part.
@@ -52,6 +55,7 @@ impl Default for EngineOptions {
             prefill_chunk: 256,
             max_sequences: 1,
             poison_cache: false,
+            commit_cache: false,
             record_decode: true,
             rank_deadline: RANK_DEADLINE,
         }
@@ -154,7 +158,12 @@ impl Engine {
             let records = options.record_decode && rank.device.can_record() && rank.comm.is_capturable();
             // Recorded steps are filled up with rows that write to a block behind all others.
             let spare = usize::from(records);
-            let kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
+            let mut kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
+            if options.commit_cache && on_cpu {
+                // Zeros over zeros: what is written has a page.
+                let pairs: Vec<(u32, u32)> = (1..blocks as u32).map(|block| (0, block)).collect();
+                kv.copy_blocks(&pairs)?;
+            }
             let max_blocks = context_len.div_ceil(size);
             let decode = records.then(|| RecordedDecode::new(size, max_blocks, blocks as u32));
             Ok((rank, RankState { kv, decode }))

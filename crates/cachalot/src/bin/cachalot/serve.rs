@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -176,7 +177,12 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     // A second look before minutes of loading: a refused address or key should not cost them.
     options.validate()?;
     let model = model_arg::load(source, args.load_options())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Prompts are encoded and grammars compiled on these: more than the cores can run are only stacks and heaps.
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(2 * cores + text::grammar::GrammarLimits::default().max_compiling)
+        .enable_all()
+        .build()?;
     runtime.block_on(listen(args, model, options))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -216,6 +222,7 @@ impl Args {
             context_len: self.batch.ctx_size,
             kv_dtype: self.batch.kv_dtype.map(Into::into),
             max_sequences: self.batch.kv_contexts,
+            commit_cache: true,
             prefill_chunk: self.batch.max_num_batched_tokens,
             tensor_parallel: self.batch.tp,
             device: self.device.options(Precision::Bf16),
