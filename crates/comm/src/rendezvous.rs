@@ -108,7 +108,10 @@ impl<T> Rendezvous<T> {
     }
 
     /// As [`Rendezvous::failure`], for a rank that is about to need all others: one that is gone ends the group.
-    #[cfg_attr(not(feature = "cuda-host"), expect(dead_code, reason = "the ranks of NCCL alone ask before they begin"))]
+    #[cfg_attr(
+        not(feature = "cuda-host"),
+        expect(dead_code, reason = "the ranks of NCCL alone ask before they begin")
+    )]
     pub(crate) fn check(&self) -> Result<()> {
         self.failure()?;
         self.gone()
