@@ -46,13 +46,14 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> ApiResult<T> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
-        match error.classify() {
+        // A number in the place of an enum's name is a wrong type too, which `serde_json` calls a wrong syntax.
+        match error.classify() == Category::Data || serde_json::from_slice::<Value>(bytes).is_ok() {
             // The path of a body that is wrong as a whole is a dot.
-            Category::Data => ApiError::Type {
+            true => ApiError::Type {
                 field: if path == "." { String::new() } else { path },
                 reason: error.to_string(),
             },
-            Category::Syntax | Category::Eof | Category::Io => ApiError::Json { reason: error.to_string() },
+            false => ApiError::Json { reason: error.to_string() },
         }
     })?;
     json.end().map_err(|error| ApiError::Json { reason: error.to_string() })?;
@@ -81,6 +82,14 @@ mod tests {
     struct Message {
         #[expect(dead_code)]
         role: String,
+        #[expect(dead_code)]
+        kind: Option<Kind>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Kind {
+        Text,
     }
 
     #[test]
@@ -88,6 +97,15 @@ mod tests {
         let error = parse::<Probe>(br#"{"messages": [{"role": "user"}, {"role": 5}]}"#).unwrap_err();
         assert_eq!(error.param(), Some("messages[1].role"));
         assert_eq!(error.code(), Some("invalid_type"));
+        for kind in ["5", "[]", "true", "\"image\""] {
+            let body = format!(r#"{{"messages": [{{"role": "user", "kind": {kind}}}]}}"#);
+            let error = parse::<Probe>(body.as_bytes()).unwrap_err();
+            assert_eq!(
+                (error.param(), error.code()),
+                (Some("messages[0].kind"), Some("invalid_type")),
+                "{kind}"
+            );
+        }
         let error = parse::<Probe>(b"[]").unwrap_err();
         assert_eq!((error.param(), error.code()), (None, Some("invalid_type")));
     }

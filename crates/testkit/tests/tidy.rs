@@ -24,6 +24,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("cachalot", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "server"]),
     ("benches", &["kernels", "checkpoint", "comm", "models", "scheduler", "engine", "text", "cachalot"]),
     ("testkit", &["kernels", "checkpoint", "comm", "softgpu"]),
+    ("fuzz", &["scheduler", "text", "cachalot"]),
+    ("libfuzzer", &["fuzz"]),
 ];
 
 const MAX_FILE_LINES: usize = 500;
