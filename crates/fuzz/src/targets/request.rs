@@ -130,6 +130,7 @@ fn example(path: &str) -> Value {
         }
         Some("responses") => json!({"model": "demo", "instructions": "i", "input": [
             {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "u"}]},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "r"}]},
             {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
             {"type": "function_call_output", "call_id": "1", "output": "o"},
         ], "text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}, "reasoning": {"effort": "high"}}),
