@@ -82,35 +82,28 @@ impl Words {
             if bytes.is_empty() {
                 break;
             }
-            self.edit_below(document, bytes)?;
+            let mut index = bytes.choose_index(size(document))?;
+            if let Some(node) = nth(document, &mut index) {
+                self.edit_node(node, bytes)?;
+            }
         }
         Ok(())
     }
 
-    fn edit_below(&self, node: &mut Value, bytes: &mut Unstructured<'_>) -> Result<()> {
-        let goes_down = !bytes.ratio(1, 8)?;
+    fn edit_node(&self, node: &mut Value, bytes: &mut Unstructured<'_>) -> Result<()> {
         match node {
-            Value::Array(items) if goes_down && !items.is_empty() => {
-                let index = bytes.choose_index(items.len())?;
-                self.edit_below(&mut items[index], bytes)
+            Value::Object(fields) if bytes.arbitrary()? => {
+                fields.insert(bytes.choose(&self.0)?.clone(), self.value(bytes, 2)?);
             }
-            Value::Object(fields) if goes_down => {
-                let known: Vec<&String> = fields.keys().collect();
-                let key = match known.is_empty() || bytes.ratio(1, 3)? {
-                    true => bytes.choose(&self.0)?.clone(),
-                    false => (*bytes.choose(&known)?).clone(),
-                };
-                if bytes.ratio(1, 10)? {
-                    fields.remove(&key);
-                    return Ok(());
-                }
-                self.edit_below(fields.entry(key).or_insert(Value::Null), bytes)
+            Value::Object(fields) if !fields.is_empty() && bytes.ratio(3, 4)? => {
+                let index = bytes.choose_index(fields.len())?;
+                let key = fields.keys().nth(index).cloned();
+                key.and_then(|key| fields.remove(&key));
             }
-            leaf => {
-                *leaf = self.value(bytes, 2)?;
-                Ok(())
-            }
+            Value::String(text) if bytes.ratio(3, 4)? => *text = self.text(bytes)?,
+            other => *other = self.value(bytes, 2)?,
         }
+        Ok(())
     }
 
     /// Any value, nested up to `depth`.
@@ -135,5 +128,27 @@ impl Words {
                 Value::Object(fields)
             }
         })
+    }
+}
+
+/// Values in a document, itself included.
+fn size(document: &Value) -> usize {
+    match document {
+        Value::Array(items) => 1 + items.iter().map(size).sum::<usize>(),
+        Value::Object(fields) => 1 + fields.values().map(size).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// The value of that index, counted from the root to the leaves; counts `index` down on the way.
+fn nth<'v>(node: &'v mut Value, index: &mut usize) -> Option<&'v mut Value> {
+    if *index == 0 {
+        return Some(node);
+    }
+    *index -= 1;
+    match node {
+        Value::Array(items) => items.iter_mut().find_map(|item| nth(item, index)),
+        Value::Object(fields) => fields.values_mut().find_map(|value| nth(value, index)),
+        _ => None,
     }
 }

@@ -20,25 +20,25 @@ fn check<T: Target>(runs: u32) {
 #[cfg(feature = "server")]
 #[test]
 fn requests() {
-    check::<fuzz::RequestTarget>(2_000);
+    check::<fuzz::RequestTarget>(3_000);
 }
 
 #[test]
 fn templates() {
-    check::<TemplateTarget>(2_000);
+    check::<TemplateTarget>(3_000);
 }
 
 #[test]
 fn detokenizer() {
-    check::<DetokenizerTarget>(2_000);
+    check::<DetokenizerTarget>(3_000);
 }
 
 #[test]
 fn output_parser() {
-    check::<OutputParserTarget>(2_000);
+    check::<OutputParserTarget>(3_000);
 }
 
 #[test]
 fn scheduler() {
-    check::<SchedulerTarget>(2_000);
+    check::<SchedulerTarget>(3_000);
 }
