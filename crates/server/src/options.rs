@@ -57,7 +57,8 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long a client may leave what was written to it unread.
     pub write_timeout: Duration,
-    /// Between two signs of life on a stream that has nothing to say yet.
+    /// Between two signs of life while there is nothing to say yet: comments on a stream, blank lines before an answer
+    /// that is sent whole.
     pub keep_alive: Duration,
 }
 

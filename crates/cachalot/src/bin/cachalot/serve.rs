@@ -144,7 +144,7 @@ struct LimitArgs {
     /// Seconds that a client may leave an answer unread
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().write_timeout.as_secs())]
     write_timeout: u64,
-    /// Seconds between two comments on a stream that has nothing to say
+    /// Seconds between two comments on a stream, or blank lines before a whole answer, while there is nothing to say
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().keep_alive.as_secs())]
     keep_alive: u64,
 }
