@@ -69,6 +69,14 @@ pub enum Error {
         /// What the format needs there.
         expected: &'static str,
     },
+    /// A tool message where the messages before it leave no call without its result.
+    #[error(
+        "messages[{index}]: expected a result of a call in the assistant's message before it, found no such call"
+    )]
+    ResultWithoutCall {
+        /// Index of the message.
+        index: usize,
+    },
     /// The request asks for something that the generation's prompt format does not have.
     #[error("{feature} is not supported by the prompt format {generation}")]
     Unsupported {

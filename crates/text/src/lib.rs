@@ -28,6 +28,7 @@ mod continuation;
 mod detokenizer;
 pub mod encoding;
 mod error;
+mod gguf;
 pub mod grammar;
 mod output;
 mod prompt;
@@ -45,6 +46,7 @@ pub use chat::{Arguments, ChatRequest, FunctionCall, Message, Role, Tool, ToolCa
 pub use detokenizer::{Detokenizer, SpecialTokens};
 pub use encoding::{CheckpointFacts, Generation, Thinking};
 pub use error::{Error, Result};
+pub use gguf::GgufVocabulary;
 pub use output::{OutputDelta, OutputParser, OutputStart, ParsedOutput, Piece, ReasoningSplitter};
 pub use prompt::{Prompt, Segment};
 pub use prompt_format::PromptFormat;

@@ -31,6 +31,13 @@ pub struct Tokenizer {
     eos_ids: Vec<u32>,
 }
 
+/// The ids that begin, fill and end a sequence.
+pub(crate) struct SequenceIds {
+    pub(crate) bos: Option<u32>,
+    pub(crate) pad: Option<u32>,
+    pub(crate) eos: Vec<u32>,
+}
+
 /// The parts of tokenizer.json that are checked before the library sees the file.
 #[derive(serde::Deserialize)]
 struct TokenizerFile {
@@ -96,25 +103,44 @@ impl Tokenizer {
             .into_iter()
             .map(|(id, token)| AddedToken { id, special: token.special, content: token.content })
             .collect();
-        let vocabulary = Vocabulary::new(&pieces, &added);
-        let resolve = |field: &str, spelling: Option<&str>| match spelling {
-            None => Ok(None),
-            Some(spelling) => match vocabulary.control_id(spelling).or_else(|| pieces.get(spelling).copied())
-            {
-                Some(id) => Ok(Some(id)),
-                None => Err(Error::Malformed {
+        let resolve = |field: &str, spelling: Option<&str>| {
+            let control =
+                |spelling| added.iter().find(|token| token.content == spelling).map(|token| token.id);
+            match spelling.map(|spelling| control(spelling).or_else(|| pieces.get(spelling).copied())) {
+                None => Ok(None),
+                Some(Some(id)) => Ok(Some(id)),
+                Some(None) => Err(Error::Malformed {
                     file: TOKENIZER_CONFIG_JSON.to_owned(),
                     field: field.to_owned(),
                     expected: "a token of tokenizer.json",
-                    found: format!("{spelling:?}"),
+                    found: format!("{:?}", spelling.unwrap_or_default()),
                 }),
-            },
+            }
         };
-        let bos_id = resolve("bos_token", config.bos_token())?;
-        let pad_id = resolve("pad_token", config.pad_token())?;
-        let eos_ids = resolve("eos_token", config.eos_token())?.into_iter().collect();
-        let (model, vocabulary, config) = (Arc::new(model), Arc::new(vocabulary), Arc::new(config));
-        Ok(Self { model, vocabulary, config, bos_id, pad_id, eos_ids })
+        let ids = SequenceIds {
+            bos: resolve("bos_token", config.bos_token())?,
+            pad: resolve("pad_token", config.pad_token())?,
+            eos: resolve("eos_token", config.eos_token())?.into_iter().collect(),
+        };
+        Ok(Self::assemble(model, &pieces, &added, config, ids))
+    }
+
+    /// A tokenizer from its parts: the library's, which encodes text, and the tables for everything else.
+    pub(crate) fn assemble(
+        model: tokenizers::Tokenizer,
+        pieces: &HashMap<String, u32>,
+        added: &[AddedToken],
+        config: TokenizerConfig,
+        ids: SequenceIds,
+    ) -> Self {
+        Self {
+            model: Arc::new(model),
+            vocabulary: Arc::new(Vocabulary::new(pieces, added)),
+            config: Arc::new(config),
+            bos_id: ids.bos,
+            pad_id: ids.pad,
+            eos_ids: ids.eos,
+        }
     }
 
     /// Adds further end-of-sequence ids, such as `eos_token_id` of generation_config.json.

@@ -7,11 +7,11 @@ use crate::error::{Error, Result};
 /// The typed fields of tokenizer_config.json; all are optional, as in released checkpoints.
 #[derive(Debug, Clone, Default)]
 pub struct TokenizerConfig {
-    bos_token: Option<String>,
-    eos_token: Option<String>,
-    pad_token: Option<String>,
-    add_bos_token: bool,
-    chat_template: Option<String>,
+    pub(crate) bos_token: Option<String>,
+    pub(crate) eos_token: Option<String>,
+    pub(crate) pad_token: Option<String>,
+    pub(crate) add_bos_token: bool,
+    pub(crate) chat_template: Option<String>,
 }
 
 /// A token written as a string or as an object with `content`.

@@ -206,10 +206,11 @@ fn calls_of_v31_and_v3_are_called_by_construction() {
 }
 
 #[test]
-fn calls_of_v4_are_called_by_construction() {
+fn calls_in_tags_are_called_by_construction() {
     let tokenizer = support::tokenizer();
     let compiler = GrammarCompiler::new(tokenizer, limits()).unwrap();
     let lead = ("Hi.\n\n<", "｜DSML｜");
+    check_calls(tokenizer, &compiler, Generation::V32, lead);
     check_calls(tokenizer, &compiler, Generation::V4_0731, lead);
     check_calls(tokenizer, &compiler, Generation::V41, lead);
     let tools = vec![tool("look_up", true)];

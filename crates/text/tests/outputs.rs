@@ -31,6 +31,12 @@ fn v31() {
 }
 
 #[test]
+fn v32() {
+    check("v32", 54);
+    check("v32_random", 141);
+}
+
+#[test]
 fn v4() {
     check("v4", 54);
 }
@@ -111,6 +117,60 @@ fn a_broken_call_is_text_and_earlier_calls_stay() {
     }
 }
 
+/// Catches: text held back where no tag is, calls of V3.2 passed on before their list is closed, line breaks taken from or left to the text.
+#[test]
+fn tagged_calls_come_once_their_list_is_closed() {
+    let content = |text: &str| vec![OutputDelta::Content(text.to_owned())];
+    let mut parser = Generation::V32.parser(true, &[tool("f")]);
+    assert_eq!(
+        parser.push("so</think>I look.\n"),
+        [vec![OutputDelta::Reasoning("so".to_owned())], content("I look.")].concat()
+    );
+    assert_eq!(parser.push("\n<"), []);
+    assert_eq!(parser.push("b>\n\n"), content("\n\n<b>"));
+    let list = "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"a\" string=\"true\"> é</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>";
+    for chunk in list.split_inclusive('>') {
+        assert_eq!(parser.push(chunk), []);
+    }
+    let expected = [
+        OutputDelta::ToolCall { index: 0, name: "f".to_owned() },
+        OutputDelta::Arguments { index: 0, text: r#"{"a": " é"}"#.to_owned() },
+    ];
+    assert_eq!(parser.finish(), expected);
+}
+
+/// Catches: the strict reading where the text is not DeepSeek's own to the letter, or the broad one where it is.
+#[test]
+fn a_well_formed_list_is_read_to_the_letter_and_others_broadly() {
+    let parse = |text: &str| Generation::V32.parser(false, &[tool("f")]).parse([text]);
+    let call = |name: &str, value: &str| {
+        format!(
+            "<｜DSML｜invoke name=\"{name}\">\n<｜DSML｜parameter name=\"a\" string=\"true\">{value}</｜DSML｜parameter>\n</｜DSML｜invoke>\n"
+        )
+    };
+    let list = |calls: &str| format!("Hi.\n\n<｜DSML｜function_calls>\n{calls}</｜DSML｜function_calls>");
+    let found = |output: &ParsedOutput| {
+        let call = |call: &text::FunctionCall| format!("{}{}", call.name, call.arguments.text());
+        (output.content.clone(), output.tool_calls.iter().map(call).collect::<Vec<_>>().join(" "))
+    };
+    let both = call("f", " x ") + &call("g", "y");
+    for (text, content, calls) in [
+        (list(&both), "Hi.", r#"f{"a": " x "} g{"a": "y"}"#),
+        (list(&both) + "\nDone.", "Hi.", r#"f{"a": "x"}"#),
+        (list(&both).replace("\n\n", ""), "Hi.", r#"f{"a": "x"}"#),
+        (list(&both) + "\n\n" + &list(&call("f", "z")), "Hi.", r#"f{"a": "x"} f{"a": "z"}"#),
+        (list(&both).replace("</｜DSML｜function_calls>", ""), "Hi.", ""),
+        (both.clone(), "", r#"f{"a": "x"}"#),
+        ("x｜DSML｜y".to_owned(), "x｜DSML｜y", ""),
+        (list("<｜DSML｜invoke name=\"f\"/>"), "Hi.", "f{}"),
+        (list("<｜DSML｜invoke name=\"f\">\n{\"b\": 1.0}\n</｜DSML｜invoke>"), "Hi.", r#"f{"b": 1.0}"#),
+        (list("<｜DSML｜invoke name=\"f\">\nwords\n</｜DSML｜invoke>"), "Hi.", ""),
+        (list(&both.replacen(" string=\"true\"", "", 1)), "Hi.", ""),
+    ] {
+        assert_eq!(found(&parse(&text)), (content.to_owned(), calls.to_owned()), "{text}");
+    }
+}
+
 /// Catches: time that grows with the square of the text, which a model that never stops would turn into a hang.
 #[test]
 fn long_outputs_char_by_char_are_quick() {
@@ -120,18 +180,25 @@ fn long_outputs_char_by_char_are_quick() {
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{{}}<｜tool▁call▁end｜>{}",
         "<｜".repeat(200_000)
     );
-    for text in [call, junk, "\n".repeat(400_000), "<".repeat(400_000)] {
-        let mut parser = Generation::V31.parser(false, &[tool("f")]);
-        let mut sizes = [0u8; 4];
-        for c in text.chars() {
-            parser.push(c.encode_utf8(&mut sizes));
+    let tags = "<｜DSML｜invoke name=\"f\">".repeat(20_000);
+    let parameters = format!(
+        "<｜DSML｜invoke name=\"f\">{}",
+        "<｜DSML｜parameter name=\"a\" string=\"true\">".repeat(10_000)
+    );
+    for text in [call, junk, "\n".repeat(400_000), "<".repeat(400_000), tags, parameters] {
+        for generation in [Generation::V31, Generation::V32] {
+            let mut parser = generation.parser(false, &[tool("f")]);
+            let mut sizes = [0u8; 4];
+            for c in text.chars() {
+                parser.push(c.encode_utf8(&mut sizes));
+            }
+            parser.finish();
         }
-        parser.finish();
     }
 }
 
 const PARTS: &str = "(<think>|</think>|<｜tool▁calls▁begin｜>|<｜tool▁call▁begin｜>|<｜tool▁call▁end｜>|<｜tool▁calls▁end｜>|<｜tool▁sep｜>|\
-    <｜DSML｜tool_calls>|<｜DSML｜ invoke name=\"|<｜DSML｜parameter name=\"|string=\"true\">|\"|</｜DSML｜|function|f|g|\n```json\n|\n```|\\{\\}|\\{\"a\": \"é\"\\}|<｜|<|\n| |a|é|\\PC){0,6}";
+    <｜DSML｜tool_calls>|\n\n<｜DSML｜function_calls>\n|</｜DSML｜function_calls>|<｜DSML｜invoke name=\"f\">\n|</｜DSML｜invoke>\n|</｜DSML｜parameter>\n|<｜DSML｜ invoke name=\"|<｜DSML｜parameter name=\"|string=\"true\">|\"|</｜DSML｜|function|f|g|\n```json\n|\n```|\\{\\}|\\{\"a\": \"é\"\\}|<｜|<|\n| |a|é|\\PC){0,6}";
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]

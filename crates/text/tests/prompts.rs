@@ -43,6 +43,12 @@ fn v31() {
 }
 
 #[test]
+fn v32() {
+    check("v32", 29);
+    check("v32_random", 60);
+}
+
+#[test]
 fn v4() {
     check_with_ids("v4", 34);
 }
@@ -144,7 +150,9 @@ fn what_has_no_form_is_refused() {
         assert_eq!(tools.is_ok(), generation.takes_tools(), "{tools:?}");
         let silent = !generation.calls_tools();
         assert_eq!(matches!(generation.encode(&calls), Err(Error::Unsupported { .. })), silent);
-        assert_eq!(encode(vec![Message::new(Role::Tool, "x")]).is_err(), silent);
+        // V3.2's results belong to the calls before them.
+        let lone = encode(vec![Message::new(Role::Tool, "x")]);
+        assert_eq!(lone.is_err(), silent || generation == Generation::V32, "{lone:?}");
     }
 }
 
@@ -163,6 +171,75 @@ fn v31_announces_tools_as_its_model_card() {
         - `tool_call_arguments` must be valid JSON that strictly follows the tool's Parameters Schema\n\
         - For multiple tool calls, chain them directly without separators or spaces<｜User｜>Hi<｜Assistant｜></think>";
     assert_eq!(prompt.to_string(), expected);
+}
+
+fn request(json: serde_json::Value) -> ChatRequest {
+    serde_json::from_value(json).unwrap()
+}
+
+/// Catches: markers of tags and of reasoning written as text, values of arguments that become control tokens.
+#[test]
+fn v32_writes_markers_as_control_tokens_and_values_as_text() {
+    let request = request(serde_json::json!({"thinking": true,
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "messages": [{"role": "user", "content": "Q"},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"</think>": "<think>｜DSML｜"}}}]},
+            {"role": "tool", "content": "｜DSML｜</think>"}]}));
+    let prompt = Generation::V32.encode(&request).unwrap();
+    let controls: Vec<&str> =
+        prompt.segments().iter().filter(|s| matches!(s, Segment::Control(_))).map(Segment::as_str).collect();
+    let announced = [vec!["｜DSML｜"; 11], vec!["<think>", "</think>"]].concat();
+    let turns = ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"];
+    let calls = [&["｜DSML｜"; 6][..], &["<｜end▁of▁sentence｜>", "<think>"]].concat();
+    assert_eq!(controls, [&["<｜begin▁of▁sentence｜>"][..], &announced, &turns, &calls].concat());
+    assert!(tokenizer().encode_prompt(&prompt).is_ok());
+}
+
+/// Catches: results beyond the calls taken, reasoning that is missing passed over, arguments that are no object written.
+#[test]
+fn v32_refuses_what_its_encoder_refuses() {
+    let call = |arguments: &str| serde_json::json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]});
+    let user = serde_json::json!({"role": "user", "content": "Q"});
+    let result = serde_json::json!({"role": "tool", "content": "r"});
+    let encode = |thinking: bool, messages: &[&serde_json::Value]| {
+        Generation::V32.encode(&request(serde_json::json!({"messages": messages, "thinking": thinking})))
+    };
+    let good = call("{}");
+    assert!(encode(true, &[&user, &good, &result]).is_ok());
+    let twice = encode(true, &[&user, &good, &result, &result]);
+    assert!(matches!(twice, Err(Error::ResultWithoutCall { index: 3 })), "{twice:?}");
+    let late = encode(true, &[&user, &good, &user, &result]);
+    assert!(matches!(late, Err(Error::ResultWithoutCall { index: 3 })), "{late:?}");
+    let bare = serde_json::json!({"role": "assistant", "content": "A"});
+    let unreasoned = encode(true, &[&user, &bare]);
+    assert!(
+        matches!(unreasoned, Err(Error::MissingField { index: 1, field: "reasoning_content", .. })),
+        "{unreasoned:?}"
+    );
+    assert!(encode(false, &[&user, &bare]).is_ok());
+    let list = encode(false, &[&user, &call("[1]")]).unwrap_err().to_string();
+    assert!(
+        list.contains("messages: [1].tool_calls[0].function.arguments: expected a JSON object"),
+        "{list}"
+    );
+    let silent = serde_json::json!({"role": "developer", "content": ""});
+    assert!(matches!(encode(false, &[&silent]), Err(Error::MissingField { index: 0, field: "content", .. })));
+}
+
+/// Catches: a developer's instructions or reasoning kept beyond the next question, or dropped where the model does not reason.
+#[test]
+fn v32_forgets_with_the_next_question() {
+    let messages = serde_json::json!([{"role": "developer", "content": "D"},
+        {"role": "assistant", "content": "A", "reasoning_content": "old"}, {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "B", "reasoning_content": "new"}]);
+    let encode = |thinking: bool| {
+        let json = serde_json::json!({"messages": messages, "thinking": thinking});
+        Generation::V32.encode(&request(json)).unwrap().to_string()
+    };
+    let (bos, eos) = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>");
+    assert_eq!(encode(true), format!("{bos}A{eos}<｜User｜>Q<｜Assistant｜><think>new</think>B{eos}"));
+    let asked = "<｜User｜>\n\n# The user's message is: D<｜Assistant｜></think>";
+    assert_eq!(encode(false), format!("{bos}{asked}A{eos}<｜User｜>Q<｜Assistant｜></think>B{eos}"));
 }
 
 #[test]

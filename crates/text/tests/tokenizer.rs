@@ -29,7 +29,7 @@ fn all_goldens_hold() {
         let controls = expected.iter().any(|&id| tokenizer.is_control(id));
         let encoded = if controls {
             with_markers += 1;
-            tokenizer.encode_prompt(&with_controls(text)).unwrap()
+            tokenizer.encode_prompt(&support::with_controls(tokenizer, text)).unwrap()
         } else {
             tokenizer.encode_text(text).unwrap()
         };
@@ -41,26 +41,6 @@ fn all_goldens_hold() {
         );
     }
     assert!(with_markers > 0);
-}
-
-/// Cuts a string into control tokens (the longest at each place) and text.
-fn with_controls(text: &str) -> Prompt {
-    let mut controls: Vec<&str> = tokenizer().control_tokens().collect();
-    controls.sort_by_key(|token| std::cmp::Reverse(token.len()));
-    let mut prompt = Prompt::new();
-    let (mut start, mut at) = (0, 0);
-    while at < text.len() {
-        match controls.iter().find(|token| text[at..].starts_with(**token)) {
-            Some(token) => {
-                prompt.text(&text[start..at]).control(token);
-                at += token.len();
-                start = at;
-            }
-            None => at += text[at..].chars().next().unwrap().len_utf8(),
-        }
-    }
-    prompt.text(&text[start..]);
-    prompt
 }
 
 /// Catches: text encoded with the added vocabulary, texts merged or cut at other places than in the reference.

@@ -39,6 +39,7 @@ impl Generation {
             "deepseek_v3" if facts.has_token("<｜search▁begin｜>") => Some(Self::V31),
             "deepseek_v3" if facts.has_token(markers::THINK) => Some(Self::R1),
             "deepseek_v3" => Some(Self::V3),
+            "deepseek_v32" => Some(Self::V32),
             // Nothing in a checkpoint tells the weights of April from later ones; a server may say which.
             "deepseek_v4" => Some(Self::V4_0731),
             "deepseek_v41" => Some(Self::V41),
@@ -73,7 +74,7 @@ impl Generation {
     /// Among the generations whose tool calls are tags: V3.2 calls its list `function_calls`, V4.1 has a space in every tag.
     fn detect_by_tags(has: &impl Fn(&str) -> bool) -> Option<Self> {
         if has("function_calls") {
-            None
+            Some(Self::V32)
         } else if has(" calls>") || has("<｜System｜>") {
             Some(Self::V41)
         } else if has("Absolute maximum") && !has("Beyond maximum") {
@@ -97,7 +98,7 @@ mod tests {
             ("{{'<｜User｜>' + c}}{{'<｜Assistant｜><think>\\n'}}", "qwen2", Some(Generation::DistillQwen)),
             ("{{'<｜User｜>' + c}}{{'<｜Assistant｜></think>'}}", "deepseek_v3", Some(Generation::V31)),
             ("{{'### Instruction:\\n'}}", "llama", Some(Generation::CoderV1)),
-            ("<｜User｜> <｜DSML｜function_calls>", "deepseek_v32", None),
+            ("<｜User｜> <｜DSML｜function_calls>", "deepseek_v32", Some(Generation::V32)),
             ("<｜User｜> <｜DSML｜tool_calls>", "deepseek_v4", Some(Generation::V4_0731)),
             ("Absolute maximum <｜DSML｜tool_calls>", "deepseek_v4", Some(Generation::V4)),
             (
@@ -122,7 +123,7 @@ mod tests {
         let detect = |model_type| Generation::detect(&CheckpointFacts { model_type, ..Default::default() });
         assert_eq!(detect(Some("deepseek_v2")), Some(Generation::V2));
         assert_eq!(detect(Some("deepseek_v3")), Some(Generation::V3));
-        assert_eq!(detect(Some("deepseek_v32")), None);
+        assert_eq!(detect(Some("deepseek_v32")), Some(Generation::V32));
         assert_eq!(detect(Some("deepseek_v4")), Some(Generation::V4_0731));
         assert_eq!(detect(Some("deepseek_v41")), Some(Generation::V41));
         assert_eq!(detect(Some("llama")), None);

@@ -7,7 +7,7 @@ use crate::output::{OutputParser, OutputStart};
 use crate::prompt::Prompt;
 
 use super::v4::{self, Version};
-use super::{coder_v1, distill, markers, r1, v2, v3, v31};
+use super::{coder_v1, distill, markers, r1, v2, v3, v31, v32};
 
 /// A generation of DeepSeek chat formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +21,8 @@ pub enum Generation {
     R1,
     /// V3.1 and V3.1-Terminus: reasoning by request.
     V31,
+    /// V3.2 and V3.2-Speciale: calls of tools as tags.
+    V32,
     /// V4-Flash and V4-Pro as first released, in April 2026.
     V4,
     /// V4-Flash-0731 and later V4 weights: other names of reasoning efforts.
@@ -51,11 +53,12 @@ pub enum Thinking {
 
 impl Generation {
     /// All generations of this build.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::V2,
         Self::V3,
         Self::R1,
         Self::V31,
+        Self::V32,
         Self::V4,
         Self::V4_0731,
         Self::V41,
@@ -71,6 +74,7 @@ impl Generation {
             Self::V3 => "v3",
             Self::R1 => "r1",
             Self::V31 => "v31",
+            Self::V32 => "v32",
             Self::V4 => "v4",
             Self::V4_0731 => "v4_0731",
             Self::V41 => "v41",
@@ -99,6 +103,7 @@ impl Generation {
             Self::V3 => v3::encode(request, open_turn),
             Self::R1 => r1::encode(request, open_turn),
             Self::V31 => v31::encode(request, open_turn),
+            Self::V32 => v32::encode(request, open_turn),
             Self::V4 => v4::encode(Version::V4, request, open_turn),
             Self::V4_0731 => v4::encode(Version::V4_0731, request, open_turn),
             Self::V41 => v4::encode(Version::V41, request, open_turn),
@@ -142,13 +147,14 @@ impl Generation {
                 OutputParser::with_calls(start, CallForm::Fenced, tools)
             }
             Self::V31 => OutputParser::with_calls(start, CallForm::Bare, tools),
+            Self::V32 => OutputParser::with_tagged_calls(start, tools),
             Self::V4 | Self::V4_0731 | Self::V41 => OutputParser::dsml(start, tools),
         }
     }
 
     /// Whether [`Generation::encode`] can announce tools to the model.
     pub fn takes_tools(self) -> bool {
-        self == Self::V31 || self.version().is_some()
+        matches!(self, Self::V31 | Self::V32) || self.version().is_some()
     }
 
     /// Whether the models call tools in a form that [`Generation::parser`] reads.
@@ -161,7 +167,7 @@ impl Generation {
         match self {
             Self::V2 | Self::V3 | Self::CoderV1 => Thinking::Never,
             Self::R1 | Self::DistillQwen | Self::DistillLlama => Thinking::Always,
-            Self::V31 => Thinking::Optional { default: false },
+            Self::V31 | Self::V32 => Thinking::Optional { default: false },
             Self::V4 | Self::V4_0731 | Self::V41 => Thinking::Optional { default: true },
         }
     }

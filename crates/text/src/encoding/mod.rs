@@ -18,6 +18,7 @@ mod turns;
 mod v2;
 mod v3;
 mod v31;
+mod v32;
 mod v4;
 
 pub use detect::CheckpointFacts;

@@ -16,10 +16,28 @@ impl<'a> Turn<'a> {
         self.message
     }
 
+    /// The content or the reasoning, which must be there and say something.
+    pub(crate) fn text(&self, field: &'static str) -> Result<&'a str> {
+        let text = if field == "content" { &self.message.content } else { &self.message.reasoning_content };
+        let missing = Error::MissingField { index: self.index, field, expected: "a text that is not empty" };
+        text.as_deref().filter(|text| !text.is_empty()).ok_or(missing)
+    }
+
     /// The text, which must be there.
     pub(crate) fn content(&self) -> Result<&'a str> {
         let missing = Error::MissingField { index: self.index, field: "content", expected: "a text" };
         self.message.content.as_deref().ok_or(missing)
+    }
+
+    /// The error for a result that no call asked for.
+    pub(crate) fn without_call(&self) -> Error {
+        Error::ResultWithoutCall { index: self.index }
+    }
+
+    /// The error for a field of another form than the format needs.
+    pub(crate) fn malformed(&self, field: String, expected: &'static str, found: &str) -> Error {
+        let field = format!("[{}].{field}", self.index);
+        Error::Malformed { file: "messages".to_owned(), field, expected, found: format!("{found:?}") }
     }
 
     /// The error for a role that the format does not know.

@@ -54,8 +54,9 @@ pub(super) fn lark(
         Generation::V3 | Generation::R1 | Generation::DistillQwen | Generation::DistillLlama => {
             ("", writer.marked(["function", "\n```json\n", "\n```"])?)
         }
-        Generation::V4 | Generation::V4_0731 => ("\\n\\n<", writer.tagged("")?),
-        Generation::V41 => ("\\n\\n<", writer.tagged(" ")?),
+        Generation::V32 => ("\\n\\n<", writer.tagged("", "function_calls")?),
+        Generation::V4 | Generation::V4_0731 => ("\\n\\n<", writer.tagged("", "tool_calls")?),
+        Generation::V41 => ("\\n\\n<", writer.tagged(" ", "calls")?),
         Generation::V2 | Generation::CoderV1 => {
             return Err(invalid("tools", "models of this generation cannot call tools"));
         }
@@ -104,11 +105,11 @@ impl Writer<'_> {
         Ok(format!("calls: {open} call {more} {close}\n{}\n{lark}", self.call()))
     }
 
-    /// V4 and V4.1: tags, an argument each. The names of V4.1's tags begin with a space. The `<` of the first tag is not written here.
-    fn tagged(&self, space: &str) -> Result<String> {
+    /// V3.2, V4 and V4.1: tags, an argument each, in the tag `list`. The names of V4.1's tags begin with a space. The `<` of the first tag
+    /// is not written here.
+    fn tagged(&self, space: &str, list: &str) -> Result<String> {
         let dsml = self.tokens.symbol(DSML)?;
         let tag = |open: &str, rest: &str| format!("{open} {dsml} {}", literal(&format!("{space}{rest}")));
-        let list = if space.is_empty() { "tool_calls" } else { "calls" };
         let more = if self.extent.parallel { "+" } else { "" };
         let mut lark = format!(
             "calls: {} call{more} {}\n{}\n",

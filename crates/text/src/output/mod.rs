@@ -7,12 +7,15 @@ pub(crate) mod calls;
 mod dsml;
 mod markers;
 mod reasoning;
+mod tagged_calls;
+mod tagged_text;
 
 use crate::chat::{Arguments, FunctionCall, Tool};
 use crate::prompt::Prompt;
 use calls::{CallForm, CallParser};
 use dsml::DsmlParser;
 pub use reasoning::{Piece, ReasoningSplitter};
+use tagged_calls::TaggedCallParser;
 
 /// A piece of an output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,8 +116,33 @@ pub struct OutputParser {
 #[derive(Debug)]
 enum Syntax {
     /// Reasoning between tags, then text, with calls between markers; without calls where no tool was offered or the format has none.
-    Tagged(ReasoningSplitter, Option<CallParser>),
+    Tagged(ReasoningSplitter, Option<Calls>),
     Dsml(DsmlParser),
+}
+
+/// How calls stand in the text.
+#[derive(Debug)]
+enum Calls {
+    /// Between control tokens of their own.
+    Marked(CallParser),
+    /// In tags.
+    Tagged(TaggedCallParser),
+}
+
+impl Calls {
+    fn push(&mut self, chunk: &str, deltas: &mut Vec<OutputDelta>) {
+        match self {
+            Self::Marked(parser) => parser.push(chunk, deltas),
+            Self::Tagged(parser) => parser.push(chunk, deltas),
+        }
+    }
+
+    fn finish(&mut self, deltas: &mut Vec<OutputDelta>) {
+        match self {
+            Self::Marked(parser) => parser.finish(deltas),
+            Self::Tagged(parser) => parser.finish(deltas),
+        }
+    }
 }
 
 impl OutputParser {
@@ -124,8 +152,12 @@ impl OutputParser {
     }
 
     pub(crate) fn with_calls(start: OutputStart, form: CallForm, tools: &[Tool]) -> Self {
-        let offered: Vec<String> = tools.iter().map(|tool| tool.name().to_owned()).collect();
-        let calls = (!offered.is_empty()).then(|| CallParser::new(form, offered));
+        let calls = offered(tools).map(|offered| Calls::Marked(CallParser::new(form, offered)));
+        Self { syntax: Syntax::Tagged(splitter(start), calls) }
+    }
+
+    pub(crate) fn with_tagged_calls(start: OutputStart, tools: &[Tool]) -> Self {
+        let calls = offered(tools).map(|offered| Calls::Tagged(TaggedCallParser::new(offered)));
         Self { syntax: Syntax::Tagged(splitter(start), calls) }
     }
 
@@ -160,7 +192,7 @@ impl OutputParser {
     /// White space around the text before a list of calls is dropped here. A stream has sent what led it before the list came.
     pub fn finish_into(&mut self, output: &mut ParsedOutput) {
         self.finish().into_iter().for_each(|delta| output.add(delta));
-        if let Syntax::Tagged(_, Some(calls)) = &self.syntax
+        if let Syntax::Tagged(_, Some(Calls::Marked(calls))) = &self.syntax
             && calls.has_list()
         {
             output.content = output.content.trim().to_owned();
@@ -182,7 +214,12 @@ fn splitter(start: OutputStart) -> ReasoningSplitter {
     ReasoningSplitter::new(matches!(start, OutputStart::Reasoning | OutputStart::ContinuedReasoning))
 }
 
-fn divide(pieces: Vec<Piece>, calls: &mut Option<CallParser>) -> Vec<OutputDelta> {
+/// Names of the tools, where there are any.
+fn offered(tools: &[Tool]) -> Option<Vec<String>> {
+    (!tools.is_empty()).then(|| tools.iter().map(|tool| tool.name().to_owned()).collect())
+}
+
+fn divide(pieces: Vec<Piece>, calls: &mut Option<Calls>) -> Vec<OutputDelta> {
     let mut deltas = Vec::new();
     for piece in pieces {
         match (piece, &mut *calls) {

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use text::{ParseFile, PromptFile, Tokenizer};
+use text::{ParseFile, Prompt, PromptFile, Tokenizer};
 
 /// A file under tests/data.
 pub(crate) fn data(name: &str) -> PathBuf {
@@ -39,4 +39,24 @@ pub(crate) fn prompt_file(name: &str) -> (serde_json::Value, PromptFile) {
 /// A parse file.
 pub(crate) fn parse_file(name: &str) -> ParseFile {
     ParseFile::from_json(&std::fs::read_to_string(data(&format!("outputs/{name}.json"))).unwrap()).unwrap()
+}
+
+/// Cuts a string into control tokens (the longest at each place) and text.
+pub(crate) fn with_controls(tokenizer: &Tokenizer, text: &str) -> Prompt {
+    let mut controls: Vec<&str> = tokenizer.control_tokens().collect();
+    controls.sort_by_key(|token| std::cmp::Reverse(token.len()));
+    let mut prompt = Prompt::new();
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        match controls.iter().find(|token| text[at..].starts_with(**token)) {
+            Some(token) => {
+                prompt.text(&text[start..at]).control(token);
+                at += token.len();
+                start = at;
+            }
+            None => at += text[at..].chars().next().unwrap().len_utf8(),
+        }
+    }
+    prompt.text(&text[start..]);
+    prompt
 }
