@@ -52,7 +52,7 @@ struct State<'a> {
     request: &'a ChatRequest,
     thinking: bool,
     /// Place of the last message that asks.
-    question: Option<usize>,
+    last_question: Option<usize>,
     /// Calls of the last answer that may still get results, and results so far.
     calls: usize,
     results: usize,
@@ -61,8 +61,8 @@ struct State<'a> {
 pub(super) fn encode(request: &ChatRequest, open_turn: bool) -> Result<Prompt> {
     let thinking = request.thinking.unwrap_or(false);
     let turns = remembered(&request.messages, thinking);
-    let question = turns.iter().rposition(|turn| asks(turn.message()));
-    let mut state = State { prompt: Prompt::new(), request, thinking, question, calls: 0, results: 0 };
+    let last_question = turns.iter().rposition(|turn| asks(turn.message()));
+    let mut state = State { prompt: Prompt::new(), request, thinking, last_question, calls: 0, results: 0 };
     state.prompt.control(BOS);
     let system = turns.iter().position(|turn| turn.message().role == Role::System);
     if system.is_none() {
@@ -73,7 +73,7 @@ pub(super) fn encode(request: &ChatRequest, open_turn: bool) -> Result<Prompt> {
         let header = open_turn || place + 1 < turns.len();
         match &turn.message().role {
             Role::System => state.system(turn, system == Some(place)),
-            Role::User => state.question(turn.content()?, place, header),
+            Role::User => state.user(turn, place, header)?,
             Role::Other(role) if role == DEVELOPER => state.developer(turn, place, header)?,
             Role::Assistant => state.answer(turn, place, place + 1 == turns.len())?,
             Role::Tool => state.result(turn, place, header)?,
@@ -85,10 +85,12 @@ pub(super) fn encode(request: &ChatRequest, open_turn: bool) -> Result<Prompt> {
 
 /// The messages that the model gets to see: when it reasons, a developer's instructions last until the next question.
 fn remembered(messages: &[Message], thinking: bool) -> Vec<Turn<'_>> {
-    let question = messages.iter().rposition(asks).unwrap_or(0);
-    let forgotten = |message: &Message| thinking && message.role.as_str() == DEVELOPER;
-    let kept = |(place, turn): (usize, Turn<'_>)| place >= question || !forgotten(turn.message());
-    turns(messages).enumerate().filter_map(|(place, turn)| kept((place, turn)).then_some(turn)).collect()
+    let last_question = messages.iter().rposition(asks).unwrap_or(0);
+    let kept = |place: usize, turn: &Turn<'_>| {
+        !thinking || place >= last_question || turn.message().role.as_str() != DEVELOPER
+    };
+    let turns = turns(messages).enumerate();
+    turns.filter(|(place, turn)| kept(*place, turn)).map(|(_, turn)| turn).collect()
 }
 
 fn asks(message: &Message) -> bool {
@@ -106,26 +108,26 @@ impl State<'_> {
         self.calls = 0;
     }
 
-    fn question(&mut self, content: &str, place: usize, header: bool) {
-        self.prompt.control(USER).text(content);
-        self.calls = 0;
-        if header {
-            self.prompt.control(ASSISTANT);
-            self.open(self.question == Some(place));
-        }
+    fn user(&mut self, turn: Turn<'_>, place: usize, header: bool) -> Result<()> {
+        self.prompt.control(USER).text(turn.content()?);
+        self.end_question(place, header);
+        Ok(())
     }
 
     fn developer(&mut self, turn: Turn<'_>, place: usize, header: bool) -> Result<()> {
-        let content = turn.text("content")?;
         self.prompt.control(USER);
         Announced::by_message(turn.message()).write(&mut self.prompt);
+        self.prompt.text("\n\n# The user's message is: ").text(turn.text("content")?);
+        self.end_question(place, header);
+        Ok(())
+    }
+
+    fn end_question(&mut self, place: usize, header: bool) {
         self.calls = 0;
-        self.prompt.text("\n\n# The user's message is: ").text(content);
         if header {
             self.prompt.control(ASSISTANT);
-            self.open(self.question == Some(place));
+            self.open(self.last_question == Some(place));
         }
-        Ok(())
     }
 
     fn answer(&mut self, turn: Turn<'_>, place: usize, last: bool) -> Result<()> {
@@ -134,7 +136,7 @@ impl State<'_> {
         if content.is_none() && tool_calls.is_empty() && reasoning.is_empty() {
             turn.content()?;
         }
-        if self.thinking && self.question.is_none_or(|question| place > question) {
+        if self.thinking && self.after_last_question(place) {
             let continued = last && self.request.continue_final_message;
             if tool_calls.is_empty() && !continued {
                 turn.text("reasoning_content")?;
@@ -164,10 +166,14 @@ impl State<'_> {
             self.prompt.text("\n</function_results>");
             if header {
                 self.prompt.text("\n\n");
-                self.open(self.question.is_none_or(|question| place > question));
+                self.open(self.after_last_question(place));
             }
         }
         Ok(())
+    }
+
+    fn after_last_question(&self, place: usize) -> bool {
+        self.last_question.is_none_or(|question| place > question)
     }
 
     /// Opens the model's turn; it reasons only where nobody has asked anything since.
