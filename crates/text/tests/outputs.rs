@@ -180,12 +180,10 @@ fn long_outputs_char_by_char_are_quick() {
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{{}}<｜tool▁call▁end｜>{}",
         "<｜".repeat(200_000)
     );
-    let tags = "<｜DSML｜invoke name=\"f\">".repeat(20_000);
-    let parameters = format!(
-        "<｜DSML｜invoke name=\"f\">{}",
-        "<｜DSML｜parameter name=\"a\" string=\"true\">".repeat(10_000)
-    );
-    for text in [call, junk, "\n".repeat(400_000), "<".repeat(400_000), tags, parameters] {
+    let calls = "<｜DSML｜invoke name=\"f\">\n</｜DSML｜invoke>\n".repeat(20_000);
+    let calls = format!("\n\n<｜DSML｜function_calls>\n{calls}</｜DSML｜function_calls>");
+    let open = format!("<｜DSML｜invoke name=\"f\">{}", "<｜DSML｜parameter name=\"a\">".repeat(20_000));
+    for text in [call, junk, "\n".repeat(400_000), "<".repeat(400_000), calls, open] {
         for generation in [Generation::V31, Generation::V32] {
             let mut parser = generation.parser(false, &[tool("f")]);
             let mut sizes = [0u8; 4];

@@ -79,13 +79,14 @@ fn exact_call(rest: &mut &str) -> Option<TaggedCall> {
     Some(TaggedCall { name: name.to_owned(), arguments: format!("{{{}}}", members.join(", ")) })
 }
 
-/// Takes the text up to the nearest of the marks, and that mark.
+/// Takes the text up to the nearest of the marks, and that mark. Marks begin with `<`, `/` or `"`.
 fn up_to<'a>(rest: &mut &'a str, marks: &[&'static str]) -> Option<(&'a str, &'static str)> {
-    let nearest = marks.iter().filter_map(|mark| Some((rest.find(mark)?, *mark))).min()?;
-    let (at, mark) = nearest;
-    let before = &rest[..at];
-    *rest = &rest[at + mark.len()..];
-    Some((before, mark))
+    let text = *rest;
+    let begun = |at: usize| marks.iter().copied().find(|mark| text[at..].starts_with(mark));
+    let (at, mark) =
+        text.match_indices(['<', '/', '"']).find_map(|(at, _)| begun(at).map(|mark| (at, mark)))?;
+    *rest = &text[at + mark.len()..];
+    Some((&text[..at], mark))
 }
 
 /// What stands in the lists that have an end.
