@@ -2,6 +2,7 @@
 // of a step never name the same slot.
 #include "cache_row.cuh"
 #include "fault.cuh"
+#include "reduce.cuh"
 #include "simt/device.h"
 
 namespace cachalot::kv_write {
@@ -22,10 +23,11 @@ struct GqaSizes {
     uint32_t rows;
 };
 
-__device__ __forceinline__ float warp_sum(float value) {
-    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
-    return value;
-}
+struct IndexSizes {
+    uint32_t dim, half_rope;
+    uint32_t rows;
+    float eps;
+};
 
 __device__ __forceinline__ float warp_max(float value) {
     for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
@@ -40,12 +42,7 @@ __device__ __forceinline__ float inverse_rms(const float* x, int count, float ep
         float value = simt::load(x + i);
         sum += value * value;
     }
-    sum = warp_sum(sum);
-    if (simt::lane_id() == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = 0.0f;
-    for (int warp = 0; warp < kWarps; warp++) sum += sums[warp];
-    return 1.0f / sqrtf(sum / float(count) + eps);
+    return 1.0f / sqrtf(block_sum(sum, sums) / float(count) + eps);
 }
 
 /// One pair rotated: (even cos - odd sin, odd cos + even sin).
@@ -136,6 +133,34 @@ __device__ __forceinline__ void gqa(T* cache, const float* k, const float* v, co
     }
 }
 
+/// cache[slots[t]] = layer_norm(k) for k [T, D], its first R columns rotated (halves paired), cos and sin [T, R / 2].
+template <class T>
+__device__ __forceinline__ void index_key(T* cache, const float* k, const float* weight, const float* bias, const float* cosines,
+                                          const float* sines, const uint32_t* slots, Fault* fault, const IndexSizes& s) {
+    __shared__ float sums[2][kWarps];
+    const uint32_t slot = simt::load(slots + blockIdx.x);
+    if (!index_in_range(fault, kSlot, slot, s.rows)) return;
+    const int dim = s.dim, half = s.half_rope;
+    const float* x = k + size_t(blockIdx.x) * dim;
+    T* row = cache + size_t(slot) * dim;
+    float sum = 0.0f, squares = 0.0f;
+    for (int i = threadIdx.x; i < dim; i += kThreads) sum += simt::load(x + i);
+    const float mean = block_sum(sum, sums[0]) / float(dim);
+    for (int i = threadIdx.x; i < dim; i += kThreads) {
+        const float apart = simt::load(x + i) - mean;
+        squares += apart * apart;
+    }
+    const float scale = 1.0f / sqrtf(block_sum(squares, sums[1]) / float(dim) + s.eps);
+    const auto normed = [&](int i) { return (simt::load(x + i) - mean) * scale * simt::load(weight + i) + simt::load(bias + i); };
+    for (int j = threadIdx.x; j < half; j += kThreads) {
+        const size_t angle = size_t(blockIdx.x) * half + j;
+        const float2 pair = rotate(normed(j), normed(j + half), simt::load(cosines + angle), simt::load(sines + angle));
+        cache_row::put(row, j, pair.x);
+        cache_row::put(row, j + half, pair.y);
+    }
+    for (int i = 2 * half + threadIdx.x; i < dim; i += kThreads) cache_row::put(row, i, normed(i));
+}
+
 }  // namespace cachalot::kv_write
 
 #define MLA_KV_WRITE(name, Row)                                                                                              \
@@ -160,3 +185,14 @@ MLA_KV_WRITE(mla_kv_write_fp8, Fp8Row)
 
 GQA_KV_WRITE(gqa_kv_write_f32, float)
 GQA_KV_WRITE(gqa_kv_write_bf16, __nv_bfloat16)
+
+#define INDEX_KEY_WRITE(name, T)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256)                                                                        \
+        name(T* cache, const float* k, const float* weight, const float* bias, const float* cosines, const float* sines,      \
+             const uint32_t* slots, cachalot::Fault* fault, cachalot::kv_write::IndexSizes sizes) {                           \
+        cachalot::kv_write::index_key<T>(cache, k, weight, bias, cosines, sines, slots, fault, sizes);                        \
+    }                                                                                                                         \
+    SIMT_EXPORT(name)
+
+INDEX_KEY_WRITE(index_key_write_f32, float)
+INDEX_KEY_WRITE(index_key_write_bf16, __nv_bfloat16)

@@ -1,4 +1,5 @@
-//! `mla_kv_write` and `gqa_kv_write`. Catches: the norm taken over the rope columns too, values rotated, the wrong slot.
+//! `mla_kv_write`, `gqa_kv_write` and `index_key_write`. Catches: the norm taken over the rope columns too, values or the
+//! wrong end of an index key rotated, a bias left out, the wrong slot.
 
 use half::bf16;
 use kernels::cpu::{self, AlignedBytes, CacheMut, Level};
@@ -233,6 +234,53 @@ fn gqa_rows_on_a_gpu() {
             }
         }
     });
+}
+
+#[test]
+fn index_keys_on_every_device() {
+    let gpu = soft_gpu();
+    let check = |device: &Device| {
+        for (dim, half) in [(2, 1), (35, 3), (64, 32), (128, 32)] {
+            let table = table(half);
+            let (cos, sin) = (table.cos.to_vec_f32(), table.sin.to_vec_f32());
+            let (k, weight, bias) = (values(1, 4 * dim), values(2, dim), values(3, dim));
+            let mut want = reference::layer_norm(&k, &weight, &bias, 1e-6);
+            for (t, row) in want.chunks_exact_mut(dim).enumerate() {
+                let angles = (&cos[t * half..][..half], &sin[t * half..][..half]);
+                reference::rope(&mut row[..2 * half], angles.0, angles.1, RopeLayout::HalfSplit);
+            }
+            // Half a unit in the last of bf16's eight bits, for values below 4; f32: sums in another order.
+            for (dtype, tolerance) in [(DType::F32, 2e-5), (DType::BF16, 4.0 / 256.0)] {
+                let mut cache = Tensor::filled(device, dtype, &[2, 5, dim], 0xFF).unwrap();
+                let k = on(device, &[4, dim], &k);
+                let (weight, bias) = (on(device, &[dim], &weight), on(device, &[dim], &bias));
+                let slots = Tensor::from_u32(device, &[4], &SLOTS).unwrap();
+                let table = table_on(device, half);
+                ops::index_key_write(&mut cache, &k, (&weight, &bias, 1e-6), &table, &slots).unwrap();
+                check_rows(&format!("{device} {dtype} {dim}"), &cache.to_vec_f32(), &want, dim, tolerance);
+            }
+        }
+    };
+    check(&Device::Cpu);
+    gpu.under_all_schedules(Precision::Bf16, check);
+}
+
+#[test]
+fn index_keys_that_do_not_fit_are_refused() {
+    let (k, weight) = (tensor(&[4, 12], &[1.0; 48]), tensor(&[12], &[1.0; 12]));
+    let mut cache = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 12]).unwrap();
+    let slots = ids(&[4], &SLOTS);
+    let mut write = |weight: &Tensor, bias: &Tensor, half: usize| {
+        ops::index_key_write(&mut cache, &k, (weight, bias, 1e-6), &table(half), &slots)
+    };
+    assert!(write(&weight, &weight, 6).is_ok());
+    let short = tensor(&[11], &[1.0; 11]);
+    assert!(matches!(write(&short, &weight, 6), Err(KernelError::Shape { arg: "weight", .. })));
+    assert!(matches!(write(&weight, &short, 6), Err(KernelError::Shape { arg: "bias", .. })));
+    assert!(matches!(write(&weight, &weight, 7), Err(KernelError::Shape { arg: "table", .. })));
+    let mut narrow = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 11]).unwrap();
+    let refused = ops::index_key_write(&mut narrow, &k, (&weight, &weight, 1e-6), &table(6), &slots);
+    assert!(matches!(refused, Err(KernelError::Shape { arg: "cache", .. })), "{refused:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod gate;
 mod gemm;
 mod gemm_s8;
 mod gqa;
+mod indexer;
 mod join;
 mod kv_write;
 mod linear;

@@ -21,6 +21,12 @@ pub trait Probe {
     fn router(&mut self, layer: usize, logits: &Tensor, routing: &Routing) {
         let _ = (layer, logits, routing);
     }
+
+    /// What the indexer of layer `layer` selected for the tokens at `positions` `[T]`: positions `[T, K]` as
+    /// [`kernels::ops::index_topk`] lists them, or `None` if every token attends to all keys up to its own.
+    fn selection(&mut self, layer: usize, positions: &Tensor, selected: Option<&Tensor>) {
+        let _ = (layer, positions, selected);
+    }
 }
 
 /// State of one step: the rope tables, computed once for every distinct set of frequencies, and the probe.
@@ -94,6 +100,13 @@ impl<'a> StepContext<'a> {
     pub(crate) fn probe_router(&mut self, layer: usize, logits: &Tensor, routing: &Routing) {
         if let Some(probe) = &mut self.probe {
             probe.router(layer, logits, routing);
+        }
+    }
+
+    /// Reports an indexer's selection to the probe.
+    pub(crate) fn probe_selection(&mut self, layer: usize, batch: &Batch, selected: Option<&Tensor>) {
+        if let Some(probe) = &mut self.probe {
+            probe.selection(layer, &batch.positions, selected);
         }
     }
 }

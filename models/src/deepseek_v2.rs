@@ -1,4 +1,5 @@
-//! DeepSeek-V2, V2-Lite, V2.5 and Coder-V2 (`model_type: deepseek_v2`), and the block that V3 shares with them.
+//! DeepSeek-V2, V2-Lite, V2.5 and Coder-V2 (`model_type: deepseek_v2`), and the block that V3 and V3.2 share
+//! with them.
 //!
 //! Multi-head latent attention with YaRN over interleaved pairs; softmax routing, plain (V2-Lite) or limited to the
 //! best groups (V2). Paper: arXiv 2405.04434; upstream: `transformers/models/deepseek_v2`.
@@ -20,8 +21,13 @@ pub(crate) fn load(config: &DeepseekConfig, loader: &mut Loader<'_>) -> Result<D
     let gate = config.moe.as_ref().map(gate).transpose()?;
     let blocks = Blocks::new(config, gate)?;
     Decoder::load(ModelConfig::Deepseek(config.clone()), loader, |loader, layer_idx| {
-        blocks.load(loader, layer_idx)
+        blocks.load(loader, layer_idx, dense)
     })
+}
+
+/// Attention over all keys: V2 and V3.
+pub(crate) fn dense(_: &mut Loader<'_>, _: usize, mla: Mla) -> Result<Attention> {
+    Ok(Attention::Mla(mla))
 }
 
 /// V2's routing rule. `norm_topk_prob` is ignored, as upstream does: V2's weights are scaled softmax scores.
@@ -47,7 +53,7 @@ fn gate(moe: &MoeConfig) -> Result<GateConfig> {
     })
 }
 
-/// Builds the blocks of V2 and V3: latent attention, and a feed-forward layer whose routing rule the family chose.
+/// Builds the blocks of V2, V3 and V3.2: latent attention, and a feed-forward layer whose routing rule the family chose.
 pub(crate) struct Blocks<'c> {
     config: &'c DeepseekConfig,
     mla: &'c MlaConfig,
@@ -65,19 +71,30 @@ impl<'c> Blocks<'c> {
         Ok(Self { config, mla, gate, rope })
     }
 
-    /// Reads block `layer_idx`; MTP blocks follow the decoder's own.
-    pub(crate) fn load(&self, loader: &mut Loader<'_>, layer_idx: usize) -> Result<Block> {
+    /// Frequencies over the rope channels of a head.
+    pub(crate) fn rope(&self) -> &Arc<RopeFrequencies> {
+        &self.rope
+    }
+
+    /// Reads block `layer_idx`; MTP blocks follow the decoder's own. `attention` completes the attention of the layer.
+    pub(crate) fn load(
+        &self,
+        loader: &mut Loader<'_>,
+        layer_idx: usize,
+        attention: impl FnOnce(&mut Loader<'_>, usize, Mla) -> Result<Attention>,
+    ) -> Result<Block> {
         let common = &self.config.common;
         let prefix = format!("model.layers.{layer_idx}");
+        let mla = self.mla(loader, &format!("{prefix}.self_attn"))?;
         Ok(Block {
             attention_norm: loader.block_norm(&prefix, "input_layernorm", common)?,
-            attention: Attention::Mla(self.attention(loader, &format!("{prefix}.self_attn"))?),
+            attention: attention(loader, layer_idx, mla)?,
             ffn_norm: loader.block_norm(&prefix, "post_attention_layernorm", common)?,
             ffn: ffn(loader, layer_idx, self.config, self.gate.as_ref())?,
         })
     }
 
-    fn attention(&self, loader: &mut Loader<'_>, prefix: &str) -> Result<Mla> {
+    fn mla(&self, loader: &mut Loader<'_>, prefix: &str) -> Result<Mla> {
         let MlaConfig { q_lora_rank, kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim } =
             *self.mla;
         let CommonConfig { hidden_size: dim, num_attention_heads: of, .. } = self.config.common;
@@ -188,7 +205,7 @@ mod tests {
         let mut progress = |_| {};
         let (comm, experts) = (Arc::new(comm::Solo), ExpertFormat::AsStored);
         let mut loader = Loader::new(&checkpoint, &Device::Cpu, comm, experts, &mut progress);
-        let block = Blocks::new(config, None).unwrap().load(&mut loader, 0).unwrap();
+        let block = Blocks::new(config, None).unwrap().load(&mut loader, 0, dense).unwrap();
         assert_eq!((block.attention_norm.eps, block.ffn_norm.eps), (1e-3, 1e-3));
         let Attention::Mla(mla) = block.attention else { panic!("latent attention") };
         let LatentQuery::LowRank { norm, .. } = mla.query else { panic!("a low-rank query") };

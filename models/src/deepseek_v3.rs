@@ -6,21 +6,31 @@
 use checkpoint::{DeepseekConfig, ModelConfig, MoeConfig, ScoringFunc, TopkMethod};
 use kernels::ops::{GateConfig, GroupScore, Scoring};
 
-use crate::deepseek_v2::Blocks;
+use crate::deepseek_v2::{Blocks, dense};
+use crate::layers::Block;
 use crate::loader::Loader;
 use crate::{Decoder, ModelError, Mtp, Result};
 
 /// Reads a V3 model, with its MTP layers if the checkpoint has them.
 pub(crate) fn load(config: &DeepseekConfig, loader: &mut Loader<'_>) -> Result<Decoder> {
+    let blocks = blocks(config)?;
+    with_mtp(config, loader, |loader, layer_idx| blocks.load(loader, layer_idx, dense))
+}
+
+/// V2's blocks under V3's routing rule.
+pub(crate) fn blocks(config: &DeepseekConfig) -> Result<Blocks<'_>> {
+    Blocks::new(config, config.moe.as_ref().map(gate).transpose()?)
+}
+
+/// Reads a decoder and its MTP layers, whose blocks are the decoder's, through `block`.
+pub(crate) fn with_mtp(
+    config: &DeepseekConfig,
+    loader: &mut Loader<'_>,
+    mut block: impl FnMut(&mut Loader<'_>, usize) -> Result<Block>,
+) -> Result<Decoder> {
     let DeepseekConfig { common, num_nextn_predict_layers, .. } = config;
-    let blocks = Blocks::new(config, config.moe.as_ref().map(gate).transpose()?)?;
-    let decoder = Decoder::load(ModelConfig::Deepseek(config.clone()), loader, |loader, layer_idx| {
-        blocks.load(loader, layer_idx)
-    })?;
-    let mtp =
-        Mtp::load(common, *num_nextn_predict_layers, decoder.embedding(), loader, |loader, layer_idx| {
-            blocks.load(loader, layer_idx)
-        })?;
+    let decoder = Decoder::load(ModelConfig::Deepseek(config.clone()), loader, &mut block)?;
+    let mtp = Mtp::load(common, *num_nextn_predict_layers, decoder.embedding(), loader, block)?;
     Ok(decoder.with_mtp(mtp))
 }
 

@@ -1,8 +1,8 @@
 //! [`Footprint`]: the memory that one rank's part of a model takes, from the config and the headers alone: a plan is
 //! made, and a model that does not fit is refused, before a byte of weights is read.
 
-use checkpoint::{Checkpoint, ModelConfig, TensorInfo};
-use kernels::DType;
+use checkpoint::{Checkpoint, IndexerConfig, ModelConfig, TensorInfo};
+use kernels::{DType, ops};
 
 use crate::expert_format::expert_matrix;
 use crate::layers::{KvLayout, LayerKv};
@@ -58,7 +58,7 @@ fn share(name: &str) -> Share {
     let is = |part: &str| name.contains(part);
     if is("norm") || is(".mlp.gate.") || is("e_score_correction_bias") || name.ends_with(".bias") {
         Share::Widened
-    } else if is("q_a_proj") || is("kv_a_proj_with_mqa") || is("eh_proj") {
+    } else if is("q_a_proj") || is("kv_a_proj_with_mqa") || is("eh_proj") || is(".indexer.") {
         Share::Whole
     } else if is("k_proj") || is("v_proj") {
         Share::KeyHeads
@@ -107,8 +107,8 @@ fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> Resul
         LayerKv::Gqa { num_kv_heads, head_dim } => {
             LayerKv::Gqa { num_kv_heads: num_kv_heads.div_ceil(ranks), head_dim }
         }
-        // The latent has no heads to split.
-        mla @ LayerKv::Mla { .. } => mla,
+        // Neither the latent nor the index key has heads to split.
+        mla @ (LayerKv::Mla { .. } | LayerKv::SparseMla { .. }) => mla,
     };
     let layers = crate::kv_layout(config).layers.iter().map(of_rank).collect();
     KvLayout { layers }.bytes_per_token(dtype)
@@ -132,6 +132,10 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
                 let low_rank = 2 * mla.q_lora_rank.unwrap_or(0) as u64 + latent;
                 low_rank + heads * (query + 2 * latent + mla.v_head_dim as u64)
             });
+            let indexer = config.indexer.as_ref().map_or(0, |indexer| {
+                let IndexerConfig { index_n_heads, index_head_dim, index_topk } = *indexer;
+                ((index_n_heads + 1) * (index_head_dim + 1) + index_topk) as u64
+            });
             let experts = config.moe.as_ref().map_or(0, |moe| {
                 let chosen = moe.num_experts_per_tok as u64;
                 let shared = part(moe.n_shared_experts * moe.moe_intermediate_size);
@@ -140,12 +144,17 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
                     + shared
                     + dim
             });
-            (attention, experts)
+            (attention + indexer, experts)
         }
     };
     let feed_forward = experts.max(part(common.intermediate_size) + dim);
     // Residual, normed input and the sublayer's output, beside the larger sublayer; logits of one token each of a few
     // sequences, or of a whole verification step.
     let per_token = 3 * dim + attention.max(feed_forward);
-    (tokens * per_token * 4 + tokens.min(64) * vocab * 4) / 4 * 5
+    let scores = if has_indexer(config) { ops::INDEX_SCORE_BYTES as u64 } else { 0 };
+    (tokens * per_token * 4 + tokens.min(64) * vocab * 4 + scores) / 4 * 5
+}
+
+fn has_indexer(config: &ModelConfig) -> bool {
+    matches!(config, ModelConfig::Deepseek(config) if config.indexer.is_some())
 }

@@ -1,5 +1,5 @@
-//! The model families of cachalot: DeepSeek-V2, V2-Lite, Coder-V2, V3, R1 and V3.1, deepseek-moe-16b, and the dense
-//! llama and qwen2 decoders of DeepSeek-LLM, DeepSeek-Coder and the R1 distills.
+//! The model families of cachalot: DeepSeek-V2, V2-Lite, Coder-V2, V3, R1, V3.1 and V3.2, deepseek-moe-16b, and the
+//! dense llama and qwen2 decoders of DeepSeek-LLM, DeepSeek-Coder and the R1 distills.
 //!
 //! A family is one file that says which [`layers`] stand in which place; the layers never learn which family they
 //! serve, and a forward has no family branch: whatever varies is an enum value ([`layers::Attention`],
@@ -7,7 +7,7 @@
 //! for every device.
 //!
 //! ```text
-//! load -> families (llama, deepseek, deepseek_v2, deepseek_v3) -> Decoder -> Block -> Attention, Ffn -> kernels::ops
+//! load -> families (llama, deepseek, deepseek_v2, _v3, _v32) -> Decoder -> Block -> Attention, Ffn -> kernels::ops
 //! ```
 //!
 //! A model may be one rank of several ([`Shard`] says which part of every weight it keeps): layers hold a communicator
@@ -23,6 +23,7 @@ mod decoder;
 mod deepseek;
 mod deepseek_v2;
 mod deepseek_v3;
+mod deepseek_v32;
 mod error;
 mod expert_format;
 mod footprint;
@@ -41,7 +42,7 @@ pub use decoder::Decoder;
 pub use error::{ModelError, Result};
 pub use expert_format::{ExpertFormat, Int8Report, int8_report};
 pub use footprint::Footprint;
-pub use layers::{KvCache, KvLayout, LayerKv};
+pub use layers::{KvCache, KvLayout, LayerCache, LayerKv};
 pub use model::{Model, check_ranks, load, load_with_experts};
 pub use mtp::{Mtp, MtpLayer};
 pub use shard::{HeadShard, Shard};

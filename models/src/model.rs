@@ -10,7 +10,7 @@ use crate::layers::{KvCache, KvLayout};
 use crate::loader::Loader;
 use crate::{
     Batch, ExpertFormat, Int8Report, ModelError, ModelSummary, Mtp, Result, StepContext, deepseek,
-    deepseek_v2, deepseek_v3, llama,
+    deepseek_v2, deepseek_v3, deepseek_v32, llama,
 };
 
 /// A decoder-only language model over a paged KV cache.
@@ -113,6 +113,7 @@ pub fn load_with_experts(
             DeepseekGeneration::V1 => deepseek::load(config, &mut loader)?,
             DeepseekGeneration::V2 => deepseek_v2::load(config, &mut loader)?,
             DeepseekGeneration::V3 => deepseek_v3::load(config, &mut loader)?,
+            DeepseekGeneration::V32 => deepseek_v32::load(config, &mut loader)?,
         },
     };
     Ok(Box::new(decoder.finish(loader)))

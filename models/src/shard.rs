@@ -7,7 +7,7 @@
 //! | `o` | columns: the same heads |
 //! | gate, up of every MLP and every expert | rows: the intermediate size |
 //! | down | columns: the same |
-//! | norms, router, `q_a`, `kv_a`, `eh_proj` | kept by every rank |
+//! | norms, router, `q_a`, `kv_a`, `eh_proj`, indexer | kept by every rank |
 //!
 //! Every rank keeps a slice of *every* routed expert, not some experts whole: whatever the router chooses, each rank
 //! reads the same share of the chosen experts' bytes, where whole experts would leave most ranks idle in a decode step

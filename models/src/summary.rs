@@ -1,7 +1,9 @@
 //! [`summary`]: parameter counts and KV layout from the config alone, for `inspect` and for plans made before a byte
 //! of weights is read.
 
-use checkpoint::{CommonConfig, DeepseekConfig, LlamaConfig, MlaConfig, ModelConfig, MoeConfig};
+use checkpoint::{
+    CommonConfig, DeepseekConfig, IndexerConfig, LlamaConfig, MlaConfig, ModelConfig, MoeConfig,
+};
 
 use crate::deepseek_v2::is_moe_layer;
 use crate::layers::{KvLayout, LayerKv};
@@ -45,6 +47,7 @@ pub fn summary(config: &ModelConfig) -> ModelSummary {
     let mut parts = vec![
         SummaryPart { name: "embedding", parameters: dim * vocab, active: 0 },
         all("attention", counts.attention),
+        all("indexer", counts.indexer),
         all("dense feed-forward", counts.dense),
         all("router", counts.router),
         all("shared experts", counts.shared_experts),
@@ -77,6 +80,13 @@ pub fn mtp_kv_layout(config: &ModelConfig) -> KvLayout {
 
 fn layer_kv(config: &ModelConfig) -> LayerKv {
     match config {
+        ModelConfig::Deepseek(DeepseekConfig { mla: Some(mla), indexer: Some(indexer), .. }) => {
+            LayerKv::SparseMla {
+                kv_lora_rank: mla.kv_lora_rank,
+                qk_rope_head_dim: mla.qk_rope_head_dim,
+                index_head_dim: indexer.index_head_dim,
+            }
+        }
         ModelConfig::Deepseek(DeepseekConfig { mla: Some(mla), .. }) => {
             LayerKv::Mla { kv_lora_rank: mla.kv_lora_rank, qk_rope_head_dim: mla.qk_rope_head_dim }
         }
@@ -111,6 +121,7 @@ fn mtp_parameters(config: &ModelConfig) -> u64 {
 #[derive(Debug, Default)]
 struct Counts {
     attention: u64,
+    indexer: u64,
     dense: u64,
     router: u64,
     shared_experts: u64,
@@ -121,7 +132,13 @@ struct Counts {
 
 impl Counts {
     fn total(&self) -> u64 {
-        self.attention + self.dense + self.router + self.shared_experts + self.routed_experts + self.norms
+        self.attention
+            + self.indexer
+            + self.dense
+            + self.router
+            + self.shared_experts
+            + self.routed_experts
+            + self.norms
     }
 
     fn add_layer(&mut self, config: &ModelConfig, layer_idx: usize) {
@@ -139,6 +156,9 @@ impl Counts {
                     Some(mla) => mla_parameters(common, mla),
                     None => gqa(common, [false, false]),
                 };
+                if let (Some(mla), Some(indexer)) = (&config.mla, &config.indexer) {
+                    self.indexer += indexer_parameters(dim, mla, indexer);
+                }
                 match &config.moe {
                     Some(moe) if is_moe_layer(moe, layer_idx) => self.add_moe(moe, dim),
                     _ => self.dense += dense,
@@ -181,4 +201,11 @@ fn mla_parameters(common: &CommonConfig, mla: &MlaConfig) -> u64 {
     let kv_a = dim * (kv_lora_rank + qk_rope_head_dim) + kv_lora_rank;
     let kv_b = kv_lora_rank * heads * (qk_nope_head_dim + v_head_dim);
     (q + kv_a + kv_b + heads * v_head_dim * dim) as u64
+}
+
+fn indexer_parameters(dim: u64, mla: &MlaConfig, indexer: &IndexerConfig) -> u64 {
+    let (heads, head_dim) = (indexer.index_n_heads as u64, indexer.index_head_dim as u64);
+    let query = heads * head_dim * mla.q_lora_rank.unwrap_or(0) as u64;
+    // The key's norm has a bias.
+    query + head_dim * dim + 2 * head_dim + heads * dim
 }

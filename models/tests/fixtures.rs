@@ -60,6 +60,7 @@ fn prefill_in_chunks_over_scattered_blocks() {
 struct Recorder {
     hidden: BTreeMap<String, Vec<f32>>,
     routers: BTreeMap<usize, Router>,
+    selections: BTreeMap<usize, Vec<u32>>,
 }
 
 struct Router {
@@ -82,6 +83,11 @@ impl Probe for Recorder {
             top_k: routing.experts.dim(1),
         };
         assert!(self.routers.insert(layer, router).is_none(), "layer {layer} twice");
+    }
+
+    fn selection(&mut self, layer: usize, _: &Tensor, selected: Option<&Tensor>) {
+        let lists = selected.expect("a prompt of more tokens than are selected").to_vec_u32().unwrap();
+        assert!(self.selections.insert(layer, lists).is_none(), "layer {layer} twice");
     }
 }
 
@@ -148,4 +154,17 @@ fn routing_of_every_moe_layer() {
         layers += recorder.routers.len();
     }
     assert!(layers >= 15, "only {layers} routed layers in all fixtures");
+}
+
+#[test]
+fn masks_of_every_indexer() {
+    let fixture = Fixture::open("deepseek_v32");
+    let (model, golden) = (load(&fixture), fixture.golden());
+    let recorder = record_p33(&*model, &golden.u32s("p33.ids"));
+    assert_eq!(recorder.selections.len(), 3);
+    for (layer, lists) in recorder.selections {
+        let mask: Vec<u8> =
+            lists.chunks(16).flat_map(|list| (0..33).map(|key| u8::from(list.contains(&key)))).collect();
+        assert_eq!(mask, golden.u8s(&format!("p33.indexer.layer{layer}.mask")), "layer {layer}");
+    }
 }

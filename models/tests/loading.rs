@@ -105,7 +105,7 @@ fn the_latent_norm_keeps_its_own_epsilon() {
     let tokens = prompt(6, 101);
     let mut pool = Pool::for_tokens(&*model, 6, 16);
     pool.prefill(&*model, &mut Sequence::new(&tokens), 6);
-    let cache = pool.kv.layers()[0].to_vec_f32();
+    let cache = pool.kv.layers()[0].tensors()[0].to_vec_f32();
     let rows: Vec<&[f32]> = cache.chunks(37).filter(|row| !row[0].is_nan()).collect();
     assert_eq!(rows.len(), 6);
 

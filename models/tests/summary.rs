@@ -62,6 +62,16 @@ fn v3() -> Value {
     )
 }
 
+fn v32() -> Value {
+    merged(
+        v3(),
+        json!({
+            "architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32",
+            "index_n_heads": 64, "index_head_dim": 128, "index_topk": 2048,
+        }),
+    )
+}
+
 /// Billions, rounded to the places that the published numbers have.
 fn billions(parameters: u64, places: i32) -> f64 {
     let scale = 10f64.powi(places);
@@ -79,6 +89,13 @@ fn parameters_of_the_released_models() {
     assert_eq!((billions(v3.total_parameters, 1), billions(v3.active_parameters, 1)), (671.0, 36.6));
     assert_eq!(billions(v3.mtp_parameters, 1), 11.6);
     assert_eq!(v2.mtp_parameters, 0);
+    let v32 = count(v32());
+    let indexer = v32.parts.iter().find(|part| part.name == "indexer").unwrap();
+    // wq_b, wk, k_norm with its bias, weights_proj.
+    let per_layer = 64 * 128 * 1536 + 128 * 7168 + 2 * 128 + 64 * 7168;
+    assert_eq!((indexer.parameters, indexer.active), (61 * per_layer, 61 * per_layer));
+    assert_eq!(v32.total_parameters - v3.total_parameters, 61 * per_layer);
+    assert_eq!(v32.mtp_parameters - v3.mtp_parameters, per_layer);
     // One expert is three matrices of 7168 x 2048, in 58 layers of 256.
     let routed = v3.parts.iter().find(|part| part.name == "routed experts").unwrap();
     assert_eq!(routed.parameters, 58 * 256 * 3 * 7168 * 2048);
@@ -93,6 +110,11 @@ fn kv_bytes_of_the_released_models() {
     assert_eq!(bytes(v3()), 70_272);
     assert_eq!(mtp_kv_layout(&config(&v3())).bytes_per_token(DType::BF16).unwrap(), 1152);
     assert_eq!(mtp_kv_layout(&config(&v3())).bytes_per_token(DType::F8E4M3).unwrap(), 656);
+    // V3.2 keeps an index key of 128 channels beside each latent row, in bf16 beside packed rows too.
+    assert_eq!(bytes(v32()), 70_272 + 61 * 2 * 128);
+    let packed = kv_layout(&config(&v32())).bytes_per_token(DType::F8E4M3).unwrap();
+    assert_eq!(packed, 61 * (656 + 2 * 128));
+    assert_eq!(mtp_kv_layout(&config(&v32())).bytes_per_token(DType::BF16).unwrap(), 1152 + 256);
     // R1-Distill-Llama-8B: 32 layers of 8 key heads of 128 channels, keys and values.
     let distill = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",

@@ -120,6 +120,13 @@ fn shapes(config: &ModelConfig) -> BTreeMap<&'static str, usize> {
         ]);
         shapes.extend(mla.q_lora_rank.map(|rank| ("q_lora_rank", rank)));
     }
+    if let Some(indexer) = &config.indexer {
+        shapes.extend([
+            ("index_n_heads", indexer.index_n_heads),
+            ("index_head_dim", indexer.index_head_dim),
+            ("index_topk", indexer.index_topk),
+        ]);
+    }
     if let Some(moe) = &config.moe {
         shapes.extend([
             ("n_routed_experts", moe.n_routed_experts),

@@ -28,7 +28,7 @@ fn every_fixture_holds_on_four_ranks() {
 /// Four heads, eight query heads on two key heads, blocks of 128: nothing divides by three.
 #[test]
 fn fixtures_hold_in_odd_chunks_on_three_ranks() {
-    for name in ["deepseek_v3_fp8", "deepseek_v3_mtp", "qwen2_distill"] {
+    for name in ["deepseek_v3_fp8", "deepseek_v3_mtp", "deepseek_v32", "qwen2_distill"] {
         check(&Fixture::open(name), 3, Some(7));
     }
 }

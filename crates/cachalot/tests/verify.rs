@@ -256,8 +256,8 @@ fn information_does_not_gate() {
 fn an_unsupported_model_is_not_checked() {
     let copy = Copy::of("deepseek_v3");
     let config = fs::read_to_string(copy.path().join("config.json")).unwrap();
-    let config = config.replace("DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM");
-    fs::write(copy.path().join("config.json"), config.replace("\"deepseek_v3\"", "\"deepseek_v32\""))
+    let config = config.replace("DeepseekV3ForCausalLM", "DeepseekV41ForCausalLM");
+    fs::write(copy.path().join("config.json"), config.replace("\"deepseek_v3\"", "\"deepseek_v41\""))
         .unwrap();
     let report = copy.report();
     assert_eq!(report.outcome(), Outcome::Unchecked);

@@ -25,8 +25,8 @@ mod values;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{
-    CommonConfig, DeepseekConfig, DeepseekGeneration, Fp8Config, GenerationConfig, LlamaConfig, MlaConfig,
-    ModelConfig, MoeConfig, RopeScaling, ScoringFunc, TopkMethod,
+    CommonConfig, DeepseekConfig, DeepseekGeneration, Fp8Config, GenerationConfig, IndexerConfig,
+    LlamaConfig, MlaConfig, ModelConfig, MoeConfig, RopeScaling, ScoringFunc, TopkMethod,
 };
 pub use error::{CheckpointError, Result};
 pub use progress::LoadProgress;

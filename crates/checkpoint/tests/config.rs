@@ -5,7 +5,8 @@
 mod support;
 
 use checkpoint::{
-    DeepseekConfig, DeepseekGeneration, LlamaConfig, ModelConfig, RopeScaling, ScoringFunc, TopkMethod,
+    DeepseekConfig, DeepseekGeneration, IndexerConfig, LlamaConfig, ModelConfig, RopeScaling, ScoringFunc,
+    TopkMethod,
 };
 use serde_json::{Value, json};
 use support::v3_config;
@@ -186,6 +187,38 @@ fn unsupported_deepseek_options_are_named() {
     }
 }
 
+/// The V3 config with an indexer.
+fn v32_config() -> Value {
+    let mut config = v3_config();
+    config["architectures"] = json!(["DeepseekV32ForCausalLM"]);
+    config["model_type"] = json!("deepseek_v32");
+    config["index_n_heads"] = json!(3);
+    config["index_head_dim"] = json!(10);
+    config["index_topk"] = json!(5);
+    config
+}
+
+#[test]
+fn v32_is_v3_with_an_indexer() {
+    let (v32, v3) = (deepseek(&v32_config()), deepseek(&v3_config()));
+    assert_eq!(v32.generation, DeepseekGeneration::V32);
+    let indexer = IndexerConfig { index_n_heads: 3, index_head_dim: 10, index_topk: 5 };
+    assert_eq!((v32.indexer, v3.indexer), (Some(indexer), None));
+    assert_eq!((v32.mla, v32.moe), (v3.mla, v3.moe));
+    let rows: Vec<Refusal> = vec![
+        ("index_n_heads", Value::Null, &["index_n_heads", "an integer from 1", "found nothing"]),
+        ("index_topk", json!(0), &["index_topk", "an integer from 1", "found 0"]),
+        ("index_head_dim", json!(1), &["index_head_dim", "at least qk_rope_head_dim 2", "found 1"]),
+        ("q_lora_rank", Value::Null, &["q_lora_rank", "a rank", "found nothing"]),
+        ("indexer_rope_interleave", json!(true), &["indexer_rope_interleave", "false", "found true"]),
+    ];
+    for (key, value, fragments) in rows {
+        let mut config = v32_config();
+        config[key] = value;
+        check_refused(&config, key, fragments);
+    }
+}
+
 #[test]
 fn unsupported_llama_options_are_named() {
     let rows: Vec<Refusal> = vec![
@@ -218,7 +251,6 @@ fn unsupported_llama_options_are_named() {
 #[test]
 fn other_families_are_named() {
     for (class, fragment) in [
-        ("DeepseekV32ForCausalLM", "a DeepSeek family that this build cannot run yet"),
         ("DeepseekV4ForCausalLM", "a DeepSeek family that this build cannot run yet"),
         ("MultiModalityCausalLM", "DeepseekV3ForCausalLM (deepseek_v3)"),
     ] {

@@ -47,6 +47,7 @@ fn a_replayed_step_is_the_launched_step_bit_for_bit() {
     for (fixture, precision) in [
         ("deepseek_v3", Precision::F32),
         ("deepseek_v3", Precision::Bf16),
+        ("deepseek_v32", Precision::Bf16),
         ("qwen2_distill", Precision::Bf16),
     ] {
         let device = device(precision);

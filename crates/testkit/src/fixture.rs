@@ -9,13 +9,14 @@ use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
 
 /// Every fixture, one per family and storage form.
-pub const FIXTURES: [&str; 12] = [
+pub const FIXTURES: [&str; 13] = [
     "deepseek_coder_linear",
     "deepseek_llm",
     "deepseek_moe_v1",
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
+    "deepseek_v32",
     "deepseek_v3_bf16",
     "deepseek_v3_fp8",
     "deepseek_v3_mtp",
@@ -118,6 +119,13 @@ impl Golden {
             Dtype::F64 => values(&bytes, f64::from_le_bytes).map(|v| v as f32).collect(),
             other => panic!("{}: {key} is {other:?}, not a float", self.name),
         }
+    }
+
+    /// The values of a `U8` mask.
+    pub fn u8s(&self, key: &str) -> Vec<u8> {
+        let (_, dtype, bytes) = self.tensor(key);
+        assert_eq!(dtype, Dtype::U8, "{}: {key}", self.name);
+        bytes
     }
 
     /// The values of an `I32` or `I64` tensor of ids.

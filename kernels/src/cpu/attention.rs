@@ -19,7 +19,7 @@ use crate::Fp8Row;
 /// Pairs of a tile.
 const TILE: usize = 32;
 /// Keys gathered at a time: with MLA's 576 columns 147 KB, within L2.
-const KEYS: usize = 64;
+pub(super) const KEYS: usize = 64;
 /// Keys of one partial result.
 const SPAN: usize = 1024;
 
@@ -31,6 +31,29 @@ pub enum CacheRows<'a> {
     Bf16(&'a [half::bf16]),
     /// Packed latent rows.
     Fp8(&'a [u8], Fp8Row),
+}
+
+impl CacheRows<'_> {
+    /// Columns of row `row`, which has `width` values, filled up with zeros to whole vectors.
+    #[inline(always)]
+    pub(super) fn load<S: Simd>(
+        &self,
+        s: S,
+        (row, width): (usize, usize),
+        columns: Range<usize>,
+        to: &mut [f32],
+    ) {
+        let at = row * width + columns.start;
+        match self {
+            CacheRows::F32(rows) => copy(s, &rows[at..][..columns.len()], to),
+            CacheRows::Bf16(rows) => copy(s, &rows[at..][..columns.len()], to),
+            CacheRows::Fp8(rows, format) => {
+                // Keys and values of a latent row both start at its first column.
+                to[columns.len()..].fill(0.0);
+                format.decode(&rows[row * format.bytes()..][..format.bytes()], &mut to[..columns.len()]);
+            }
+        }
+    }
 }
 
 /// One sequence of the step.
@@ -251,6 +274,12 @@ impl TileScratch {
 }
 
 impl Attention<'_> {
+    /// Rows of the cache that the queries see, each query's counted by itself.
+    pub fn rows_read(&self) -> usize {
+        let seen = |s: &Sequence<'_>| (0..s.queries.len()).map(|later| s.context - later).sum::<usize>();
+        self.sequences.iter().map(seen).sum()
+    }
+
     /// Whether a key head's values are the first columns of its keys, whole vectors of them.
     fn shares_values(&self) -> bool {
         self.value_start == 0
@@ -309,16 +338,7 @@ fn gather<S: Simd>(
     let stride = columns.len().next_multiple_of(LANES);
     for (i, to) in keys.zip(to.chunks_exact_mut(stride)) {
         let row = blocks[i / args.block_size] as usize * args.block_size + i % args.block_size;
-        let at = row * args.width + columns.start;
-        match args.cache {
-            CacheRows::F32(rows) => copy(s, &rows[at..][..columns.len()], to),
-            CacheRows::Bf16(rows) => copy(s, &rows[at..][..columns.len()], to),
-            CacheRows::Fp8(rows, format) => {
-                // Keys and values of a latent row both start at its first column.
-                to[columns.len()..].fill(0.0);
-                format.decode(&rows[row * format.bytes()..][..format.bytes()], &mut to[..columns.len()]);
-            }
-        }
+        args.cache.load(s, (row, args.width), columns.clone(), to);
     }
 }
 
@@ -336,7 +356,7 @@ fn copy<S: Simd, E: Element>(s: S, from: &[E], to: &mut [f32]) {
 
 /// `scores[m, j] = q[m] . keys[j]`, rows of [`KEYS`].
 #[inline(always)]
-fn score<S: Simd>(s: S, q: &[f32], keys: &[f32], width: usize, count: usize, scores: &mut [f32]) {
+pub(super) fn score<S: Simd>(s: S, q: &[f32], keys: &[f32], width: usize, count: usize, scores: &mut [f32]) {
     let (q, keys, depth) = (q.as_chunks().0, keys.as_chunks().0, width / LANES);
     let pairs = scores.len() / KEYS;
     let tiles = pairs.div_ceil(TILE_ROWS);

@@ -66,6 +66,35 @@ pub fn gqa_kv_write(
     }
 }
 
+/// `layer_norm(k)` of every row of `k` `[T, D]`, its first `2 * half` columns rotated, to row `slots[t]` of the cache.
+pub fn index_key_write(
+    level: Level,
+    cache: &mut CacheMut<'_>,
+    k: &[f32],
+    (weight, bias, eps): (&[f32], &[f32], f32),
+    (cos, sin): (&[f32], &[f32]),
+    slots: &[u32],
+) {
+    let (dim, half) = (weight.len(), cos.len().checked_div(slots.len()).unwrap_or(0));
+    let mut row = vec![0.0; dim];
+    for (t, &slot) in slots.iter().enumerate() {
+        layer_norm(&k[t * dim..][..dim], (weight, bias, eps), &mut row);
+        let angles = (&cos[t * half..][..half], &sin[t * half..][..half]);
+        level.run(Rotate { x: &mut row[..2 * half], angles, layout: RopeLayout::HalfSplit });
+        store(level, cache, slot as usize * dim, &row);
+    }
+}
+
+/// One row of layer norm; a row is so short that plain sums do.
+fn layer_norm(x: &[f32], (weight, bias, eps): (&[f32], &[f32], f32), out: &mut [f32]) {
+    let mean = x.iter().sum::<f32>() / x.len() as f32;
+    let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / x.len() as f32;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = (x - mean) * scale * weight + bias;
+    }
+}
+
 /// `row` from element `start` of the cache on; a packed row is always written whole.
 fn store(level: Level, cache: &mut CacheMut<'_>, start: usize, row: &[f32]) {
     match cache {

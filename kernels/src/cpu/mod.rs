@@ -7,6 +7,7 @@
 mod attention;
 mod gate;
 mod gemv;
+mod indexer;
 mod kv_write;
 mod level;
 mod matmul;
@@ -24,7 +25,8 @@ mod tile;
 
 pub use attention::{Attention, CacheRows, Sequence, paged_attention};
 pub use gate::route;
-pub use kv_write::{CacheMut, gqa_kv_write, mla_kv_write};
+pub use indexer::{IndexTopk, index_topk};
+pub use kv_write::{CacheMut, gqa_kv_write, index_key_write, mla_kv_write};
 pub use level::Level;
 pub use matmul::{linear, swiglu};
 pub use memory::AlignedBytes;

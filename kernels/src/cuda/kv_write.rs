@@ -29,12 +29,22 @@ struct GqaSizes {
     rows: u32,
 }
 
+/// `IndexSizes` of `cuda/kv_write.cu`.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct IndexSizes {
+    dim: u32,
+    half_rope: u32,
+    rows: u32,
+    eps: f32,
+}
+
 fn launch(tokens: usize) -> Launch {
     Launch { grid: [tokens as u32, 1, 1], threads: 256, shared_bytes: 0 }
 }
 
-fn f32s(op: &'static str, tensors: [(&'static str, &Tensor); 4]) -> Result<()> {
-    tensors.into_iter().try_for_each(|(arg, tensor)| tensor.expect_dtype(DType::F32, "F32", op, arg))
+fn f32s(op: &'static str, tensors: &[(&'static str, &Tensor)]) -> Result<()> {
+    tensors.iter().try_for_each(|(arg, tensor)| tensor.expect_dtype(DType::F32, "F32", op, arg))
 }
 
 /// `[rms_norm(latent) | rope(k_rope)]` of every row of `kv_a` `[T, C + R]`.
@@ -46,7 +56,7 @@ pub(crate) fn mla(
     slots: &Tensor,
 ) -> Result<()> {
     const OP: &str = "mla_kv_write";
-    f32s(OP, [("kv_a", kv_a), ("weight", weight), ("table", &table.cos), ("table", &table.sin)])?;
+    f32s(OP, &[("kv_a", kv_a), ("weight", weight), ("table", &table.cos), ("table", &table.sin)])?;
     let name = match cache.dtype() {
         DType::F32 => "mla_kv_write_f32",
         DType::BF16 => "mla_kv_write_bf16",
@@ -76,7 +86,7 @@ pub(crate) fn gqa(
     slots: &Tensor,
 ) -> Result<()> {
     const OP: &str = "gqa_kv_write";
-    f32s(OP, [("k", k), ("v", v), ("table", &table.cos), ("table", &table.sin)])?;
+    f32s(OP, &[("k", k), ("v", v), ("table", &table.cos), ("table", &table.sin)])?;
     let name = match cache.dtype() {
         DType::F32 => "gqa_kv_write_f32",
         DType::BF16 => "gqa_kv_write_bf16",
@@ -92,5 +102,33 @@ pub(crate) fn gqa(
     let device = cache.cuda(OP)?.clone();
     let args = Args::new().output(cache)?.tensor(k)?.tensor(v)?.tensor(&table.cos)?.tensor(&table.sin)?;
     let args = args.tensor(slots)?.fault(&device).value(sizes);
+    if k.dim(0) == 0 { Ok(()) } else { device.launch(STEM, name, launch(k.dim(0)), args) }
+}
+
+/// `layer_norm(k)` of every row of `k` `[T, D]`, its first columns rotated.
+pub(crate) fn index_key(
+    cache: &mut Tensor,
+    k: &Tensor,
+    (weight, bias, eps): (&Tensor, &Tensor, f32),
+    table: &RopeTable,
+    slots: &Tensor,
+) -> Result<()> {
+    const OP: &str = "index_key_write";
+    let inputs = [("k", k), ("weight", weight), ("bias", bias), ("table", &table.cos), ("table", &table.sin)];
+    f32s(OP, &inputs)?;
+    let name = match cache.dtype() {
+        DType::F32 => "index_key_write_f32",
+        DType::BF16 => "index_key_write_bf16",
+        found => return Err(KernelError::DType { op: OP, arg: "cache", expected: "F32 or BF16", found }),
+    };
+    let sizes = IndexSizes {
+        dim: k.dim(1) as u32,
+        half_rope: table.cos.dim(1) as u32,
+        rows: (cache.dim(0) * cache.dim(1)) as u32,
+        eps,
+    };
+    let device = cache.cuda(OP)?.clone();
+    let args = Args::new().output(cache)?.tensor(k)?.tensor(weight)?.tensor(bias)?;
+    let args = args.tensor(&table.cos)?.tensor(&table.sin)?.tensor(slots)?.fault(&device).value(sizes);
     if k.dim(0) == 0 { Ok(()) } else { device.launch(STEM, name, launch(k.dim(0)), args) }
 }

@@ -16,6 +16,7 @@ pub(crate) mod gate;
 mod gemm;
 mod graph;
 mod image;
+pub(crate) mod indexer;
 pub(crate) mod join;
 pub(crate) mod kv_write;
 pub(crate) mod linear;

@@ -59,6 +59,7 @@ pub fn paged_gqa(
         value_dim: dim,
         scale,
     };
+    batch.count_attention(args.rows_read());
     let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads * dim])?;
     cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
     Ok(out)

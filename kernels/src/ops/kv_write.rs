@@ -76,6 +76,44 @@ pub fn gqa_kv_write(
     Ok(())
 }
 
+/// Writes the index keys of sparse attention: `layer_norm(k)`, then rope.
+///
+/// `k` `[T, D]` is normalised whole (`weight` and `bias` `[D]`); its first `R` columns are rotated, halves paired, where
+/// `table` has `R / 2` angles. `cache` is `[blocks, block_size, D]` in `F32` or `BF16`; token `t` goes to row
+/// `slot_mapping[t]`.
+pub fn index_key_write(
+    cache: &mut Tensor,
+    k: &Tensor,
+    (weight, bias, eps): (&Tensor, &Tensor, f32),
+    table: &RopeTable,
+    slot_mapping: &Tensor,
+) -> Result<()> {
+    const OP: &str = "index_key_write";
+    let [tokens, dim] = k.dims(OP, "k", "[T, D]")?;
+    for (arg, tensor) in [("weight", weight), ("bias", bias)] {
+        if tensor.shape() != [dim] {
+            return Err(KernelError::shape(OP, arg, format!("[{dim}]"), tensor.shape()));
+        }
+    }
+    let [rows, half] = table.cos.dims(OP, "table", "[T, R / 2]")?;
+    if rows != tokens || 2 * half > dim {
+        let expected = format!("[{tokens}, at most {}]", dim / 2);
+        return Err(KernelError::shape(OP, "table", expected, table.cos.shape()));
+    }
+    check_slots(OP, cache, tokens, dim, slot_mapping)?;
+    let inputs = [("k", k), ("weight", weight), ("bias", bias), ("table", &table.cos), ("table", &table.sin)];
+    inputs.iter().try_for_each(|(arg, tensor)| tensor.expect_device(&cache.device(), OP, arg))?;
+    #[cfg(feature = "cuda-host")]
+    if cache.is_cuda() {
+        return crate::cuda::kv_write::index_key(cache, k, (weight, bias, eps), table, slot_mapping);
+    }
+    let (k, weight, bias) = (k.f32s(OP, "k")?, weight.f32s(OP, "weight")?, bias.f32s(OP, "bias")?);
+    let (angles, slots) = (table.values(OP)?, slot_mapping.u32s(OP, "slot_mapping")?);
+    let mut cache = cache_mut(OP, cache)?;
+    cpu::index_key_write(Level::detect(), &mut cache, k, (weight, bias, eps), angles, slots);
+    Ok(())
+}
+
 /// One slot per token, all within the cache, whose rows have `width` values. Slots that only a GPU knows are checked by
 /// its kernel.
 fn check_slots(

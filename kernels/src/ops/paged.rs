@@ -1,4 +1,8 @@
-//! [`PagedBatch`]: which keys each query of a step may see, and where they lie in the paged cache.
+//! [`PagedBatch`]: which keys each query of a step may see, and where they lie in the paged cache; [`CacheReads`]: how
+//! many of them its ops have read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cpu::{CacheRows, Sequence};
 use crate::{DType, Device, KernelError, Result, Tensor};
@@ -20,6 +24,28 @@ pub struct PagedBatch {
     pub slot_mapping: Tensor,
     /// Rows per block.
     pub block_size: usize,
+    /// Where the ops count the cache rows that they read, if somebody wants to know.
+    pub reads: Option<Arc<CacheReads>>,
+}
+
+/// Cache rows that ops have read: what a token costs, without a clock. A row counts once for each query that sees it,
+/// however many heads share it. Only the CPU's ops count: what a GPU reads is in lists that only it knows.
+#[derive(Debug, Default)]
+pub struct CacheReads {
+    attention: AtomicU64,
+    index: AtomicU64,
+}
+
+impl CacheReads {
+    /// Rows that attention has read.
+    pub fn attention(&self) -> u64 {
+        self.attention.load(Ordering::Relaxed)
+    }
+
+    /// Index keys that have been scored.
+    pub fn index(&self) -> u64 {
+        self.index.load(Ordering::Relaxed)
+    }
 }
 
 /// The values of the four tensors.
@@ -68,6 +94,7 @@ impl PagedBatch {
             block_tables: Tensor::from_u32(device, &[lens.len(), width], &tables)?,
             slot_mapping: Tensor::from_u32(device, &[slots.len()], &slots)?,
             block_size,
+            reads: None,
         })
     }
 
@@ -84,6 +111,7 @@ impl PagedBatch {
             block_tables: zeros(&[count, width])?,
             slot_mapping: zeros(&[count])?,
             block_size,
+            reads: None,
         })
     }
 
@@ -112,6 +140,23 @@ impl PagedBatch {
     /// Sequences `B` of the step.
     pub fn num_sequences(&self) -> usize {
         self.context_lens.len()
+    }
+
+    /// Keys that no sequence of the step can have more of: what the block tables have room for.
+    pub fn max_keys(&self) -> usize {
+        self.block_tables.dim(1) * self.block_size
+    }
+
+    pub(crate) fn count_attention(&self, rows: usize) {
+        if let Some(reads) = &self.reads {
+            reads.attention.fetch_add(rows as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn count_index(&self, rows: usize) {
+        if let Some(reads) = &self.reads {
+            reads.index.fetch_add(rows as u64, Ordering::Relaxed);
+        }
     }
 
     /// The sequences as the CPU attention walks them, after checking every index against a cache of `blocks` blocks.

@@ -82,6 +82,7 @@ pub fn paged_mla(
         value_dim: kv_lora_rank,
         scale,
     };
+    batch.count_attention(args.rows_read());
     let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads, kv_lora_rank])?;
     cpu::paged_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
     Ok(out)

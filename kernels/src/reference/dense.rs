@@ -1,4 +1,4 @@
-//! References of embedding, norm, linear and SwiGLU.
+//! References of embedding, norms, linear and SwiGLU.
 
 /// Rows `ids` of `table` `[V, dim]`.
 pub fn embedding(table: &[f32], dim: usize, ids: &[u32]) -> Vec<f32> {
@@ -12,6 +12,18 @@ pub fn rms_norm(x: &[f32], weight: &[f32], dim: usize, eps: f32) -> Vec<f32> {
         let mean_square = row.iter().map(|v| v * v).sum::<f32>() / dim as f32;
         let scale = 1.0 / (mean_square + eps).sqrt();
         out.extend(row.iter().zip(weight).map(|(v, w)| v * scale * w));
+    }
+    out
+}
+
+/// `(x - mean) / sqrt(variance + eps) * weight + bias` per row of `weight`'s length.
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(weight.len()) {
+        let mean = row.iter().sum::<f32>() / row.len() as f32;
+        let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / row.len() as f32;
+        let scale = 1.0 / (variance + eps).sqrt();
+        out.extend(row.iter().zip(weight).zip(bias).map(|((v, w), b)| (v - mean) * scale * w + b));
     }
     out
 }

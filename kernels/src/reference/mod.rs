@@ -4,6 +4,7 @@
 mod attention;
 mod block_copy;
 mod dense;
+mod indexer;
 mod moe;
 mod requantize;
 mod sample;
@@ -11,7 +12,8 @@ mod w8a8;
 
 pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope};
 pub use block_copy::copy_blocks;
-pub use dense::{embedding, linear, rms_norm, silu_mul};
+pub use dense::{embedding, layer_norm, linear, rms_norm, silu_mul};
+pub use indexer::{index_scores, index_topk};
 pub use moe::{moe_experts, route};
 pub use requantize::{quant_error, requantize_int8};
 pub use sample::sample;

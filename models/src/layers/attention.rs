@@ -1,8 +1,8 @@
-//! [`Attention`]: which attention a block has, and the cache row it keeps per token.
+//! [`Attention`]: which attention a block has, and the cache rows it keeps per token.
 
 use kernels::Tensor;
 
-use crate::layers::{Gqa, LayerKv, Mla};
+use crate::layers::{Gqa, LayerCache, LayerKv, Mla, SparseMla};
 use crate::{Batch, Result, StepContext};
 
 /// The attention half of a block.
@@ -13,6 +13,8 @@ pub enum Attention {
     Gqa(Gqa),
     /// Multi-head latent attention over the compressed latent.
     Mla(Mla),
+    /// Latent attention over the keys that an indexer selects.
+    SparseMla(SparseMla),
 }
 
 impl Attention {
@@ -22,11 +24,12 @@ impl Attention {
         ctx: &mut StepContext<'_>,
         batch: &Batch,
         x: &Tensor,
-        cache: &mut Tensor,
+        cache: &mut LayerCache,
     ) -> Result<Tensor> {
         match self {
             Self::Gqa(gqa) => gqa.forward(ctx, batch, x, cache),
             Self::Mla(mla) => mla.forward(ctx, batch, x, cache),
+            Self::SparseMla(sparse) => sparse.forward(ctx, batch, x, cache),
         }
     }
 
@@ -39,6 +42,11 @@ impl Attention {
             Self::Mla(mla) => LayerKv::Mla {
                 kv_lora_rank: mla.dims.kv_lora_rank,
                 qk_rope_head_dim: mla.dims.qk_rope_head_dim,
+            },
+            Self::SparseMla(SparseMla { mla, indexer }) => LayerKv::SparseMla {
+                kv_lora_rank: mla.dims.kv_lora_rank,
+                qk_rope_head_dim: mla.dims.qk_rope_head_dim,
+                index_head_dim: indexer.shape.head_dim,
             },
         }
     }

@@ -2,7 +2,7 @@
 
 use kernels::{Tensor, ops};
 
-use crate::layers::{Attention, Ffn, RmsNorm};
+use crate::layers::{Attention, Ffn, LayerCache, RmsNorm};
 use crate::{Batch, Result, StepContext};
 
 /// `h += attention(norm(h)); h += ffn(norm(h))`.
@@ -25,7 +25,7 @@ impl Block {
         ctx: &mut StepContext<'_>,
         batch: &Batch,
         hidden: &mut Tensor,
-        cache: &mut Tensor,
+        cache: &mut LayerCache,
     ) -> Result<()> {
         let normed = self.attention_norm.forward(hidden)?;
         let attended = self.attention.forward(ctx, batch, &normed, cache)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kernels::{RopeLayout, Tensor, ops};
 
-use crate::layers::{Linear, RopeFrequencies, RowLinear};
+use crate::layers::{LayerCache, Linear, RopeFrequencies, RowLinear};
 use crate::{Batch, Result, StepContext};
 
 /// The head sizes of a GQA layer, as this rank has them.
@@ -38,16 +38,17 @@ pub struct Gqa {
 }
 
 impl Gqa {
-    /// `x` `[T, D]` to `[T, D]`; writes `[rope(k) | v]` rows into `cache` `[blocks, block_size, 2 * H_kv * head_dim]`.
+    /// `x` `[T, D]` to `[T, D]`; writes `[rope(k) | v]` rows `[2 * H_kv * head_dim]` into `cache`.
     pub fn forward(
         &self,
         ctx: &mut StepContext<'_>,
         batch: &Batch,
         x: &Tensor,
-        cache: &mut Tensor,
+        cache: &mut LayerCache,
     ) -> Result<Tensor> {
         let GqaShape { num_heads, num_kv_heads, head_dim } = self.shape;
         let tokens = x.dim(0);
+        let [cache] = cache.tensors_mut()?;
         let table = ctx.rope_table(&self.rope, batch)?;
         let mut q = self.q.forward(x)?.reshape(&[tokens, num_heads, head_dim])?;
         let k = self.k.forward(x)?.reshape(&[tokens, num_kv_heads, head_dim])?;

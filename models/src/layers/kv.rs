@@ -1,7 +1,8 @@
 //! The KV cache: what each layer keeps per token ([`KvLayout`]) and the paged tensors that hold it ([`KvCache`]).
 //!
 //! Which block belongs to which sequence is the scheduler's business; here a block is only a row range, the same in
-//! every layer.
+//! every tensor of every layer. A layer may have several tensors ([`LayerCache`]), and a row may stand for several
+//! tokens ([`CachePart::tokens_per_row`]): a block then has fewer rows of that kind and holds the same tokens.
 
 use kernels::{DType, Device, Fp8Row, Tensor, ops};
 
@@ -17,6 +18,15 @@ pub enum LayerKv {
         /// Width of the shared rope key.
         qk_rope_head_dim: usize,
     },
+    /// The latent row of [`LayerKv::Mla`], and the key of the lightning indexer (V3.2), one for all its heads.
+    SparseMla {
+        /// Width of the latent, `C`.
+        kv_lora_rank: usize,
+        /// Width of the shared rope key.
+        qk_rope_head_dim: usize,
+        /// Width of the index key.
+        index_head_dim: usize,
+    },
     /// `[rotated keys | values]` of all key heads.
     Gqa {
         /// Key heads `H_kv`.
@@ -26,25 +36,56 @@ pub enum LayerKv {
     },
 }
 
-impl LayerKv {
-    /// Elements of one cache row.
-    pub fn row_width(&self) -> usize {
-        match *self {
-            Self::Mla { kv_lora_rank, qk_rope_head_dim } => kv_lora_rank + qk_rope_head_dim,
-            Self::Gqa { num_kv_heads, head_dim } => 2 * num_kv_heads * head_dim,
-        }
+/// One kind of row that a layer caches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CachePart {
+    /// What the row is stored as; packed rows are bytes.
+    pub dtype: DType,
+    /// Elements of a row.
+    pub width: usize,
+    /// Tokens that share a row: 1, or a divisor of the block size.
+    pub tokens_per_row: usize,
+}
+
+impl CachePart {
+    /// A row per token.
+    fn per_token(dtype: DType, width: usize) -> Self {
+        Self { dtype, width, tokens_per_row: 1 }
     }
 
-    /// What a row of the cache is made of when its elements are of `dtype`: the tensor's dtype, and how many. Latent
-    /// rows in `F8_E4M3` are packed bytes ([`Fp8Row`]).
+    /// Bytes that one token costs, rounded up.
+    fn bytes_per_token(&self) -> usize {
+        (self.dtype.size() * self.width).div_ceil(self.tokens_per_row)
+    }
+}
+
+impl LayerKv {
+    /// The rows that the layer keeps when its elements are of `dtype`. Latent rows in `F8_E4M3` are packed bytes
+    /// ([`Fp8Row`]); the index keys beside them are then `BF16`, because they decide which rows are read at all.
     ///
     /// # Errors
     /// [`ModelError::Step`] for a dtype that the layer's cache cannot have.
-    pub fn row(&self, dtype: DType) -> Result<(DType, usize)> {
+    pub fn parts(&self, dtype: DType) -> Result<Vec<CachePart>> {
+        let latent = |kv_lora_rank, qk_rope_head_dim| match dtype {
+            DType::F8E4M3 => {
+                CachePart::per_token(DType::U8, Fp8Row { kv_lora_rank, qk_rope_head_dim }.bytes())
+            }
+            _ => CachePart::per_token(dtype, kv_lora_rank + qk_rope_head_dim),
+        };
         match (*self, dtype) {
-            (_, DType::F32 | DType::BF16) => Ok((dtype, self.row_width())),
-            (Self::Mla { kv_lora_rank, qk_rope_head_dim }, DType::F8E4M3) => {
-                Ok((DType::U8, Fp8Row { kv_lora_rank, qk_rope_head_dim }.bytes()))
+            (Self::Gqa { num_kv_heads, head_dim }, DType::F32 | DType::BF16) => {
+                Ok(vec![CachePart::per_token(dtype, 2 * num_kv_heads * head_dim)])
+            }
+            (Self::Mla { kv_lora_rank, qk_rope_head_dim }, DType::F32 | DType::BF16 | DType::F8E4M3) => {
+                Ok(vec![latent(kv_lora_rank, qk_rope_head_dim)])
+            }
+            (
+                Self::SparseMla { kv_lora_rank, qk_rope_head_dim, index_head_dim },
+                DType::F32 | DType::BF16 | DType::F8E4M3,
+            ) => {
+                let index_dtype = if dtype == DType::F8E4M3 { DType::BF16 } else { dtype };
+                let index_keys = CachePart::per_token(index_dtype, index_head_dim);
+                Ok(vec![latent(kv_lora_rank, qk_rope_head_dim), index_keys])
             }
             _ => Err(ModelError::step("kv dtype", "F32, BF16, or F8_E4M3 for latent rows", dtype)),
         }
@@ -64,25 +105,52 @@ impl KvLayout {
     /// # Errors
     /// [`ModelError::Step`] for a dtype that a layer's cache cannot have.
     pub fn bytes_per_token(&self, dtype: DType) -> Result<usize> {
-        self.layers.iter().map(|kv| kv.row(dtype).map(|(stored, width)| stored.size() * width)).sum()
+        let layer = |kv: &LayerKv| Ok(kv.parts(dtype)?.iter().map(CachePart::bytes_per_token).sum::<usize>());
+        self.layers.iter().map(layer).sum()
     }
 }
 
-/// One tensor `[num_blocks, block_size, row]` per layer.
+/// One layer's part of the cache: a tensor `[num_blocks, block_size / tokens_per_row, width]` for each of its
+/// [`LayerKv::parts`].
+#[derive(Debug)]
+pub struct LayerCache {
+    tensors: Vec<Tensor>,
+}
+
+impl LayerCache {
+    /// The tensors, in the order of the layer's parts.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.tensors
+    }
+
+    /// All `N` tensors at once, for the attention to write its rows.
+    ///
+    /// # Errors
+    /// [`ModelError::Step`] if the layer has another number of them: a cache of another layout.
+    pub fn tensors_mut<const N: usize>(&mut self) -> Result<[&mut Tensor; N]> {
+        let found = self.tensors.len();
+        match <&mut [Tensor; N]>::try_from(&mut self.tensors[..]) {
+            Ok(tensors) => Ok(tensors.each_mut()),
+            Err(_) => Err(ModelError::step("layer cache", format!("{N} kinds of rows"), found)),
+        }
+    }
+}
+
+/// The cache of all layers.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<Tensor>,
+    layers: Vec<LayerCache>,
     num_blocks: usize,
     block_size: usize,
     dtype: DType,
 }
 
 impl KvCache {
-    /// A zeroed cache of `num_blocks * block_size` rows per layer, with elements of `dtype`: `F32`, `BF16`, or
-    /// `F8_E4M3` where all layers cache latent rows.
+    /// A zeroed cache for `num_blocks * block_size` tokens, with elements of `dtype`: `F32`, `BF16`, or `F8_E4M3` where
+    /// all layers cache latent rows.
     ///
     /// # Errors
-    /// [`ModelError::Step`] for any other dtype or an empty block.
+    /// [`ModelError::Step`] for any other dtype, an empty block, or one that holds no whole number of rows.
     pub fn new(
         device: &Device,
         layout: &KvLayout,
@@ -119,15 +187,23 @@ impl KvCache {
         if block_size == 0 {
             return Err(ModelError::step("kv block_size", "at least 1", block_size));
         }
-        let layers = layout.layers.iter().map(|kv| {
-            let (stored, width) = kv.row(dtype)?;
-            tensor(stored, &[num_blocks, block_size, width])
-        });
-        Ok(Self { layers: layers.collect::<Result<_>>()?, num_blocks, block_size, dtype })
+        let part = |part: CachePart| {
+            if !block_size.is_multiple_of(part.tokens_per_row) {
+                let expected = format!("a multiple of {}", part.tokens_per_row);
+                return Err(ModelError::step("kv block_size", expected, block_size));
+            }
+            tensor(part.dtype, &[num_blocks, block_size / part.tokens_per_row, part.width])
+        };
+        let layer = |kv: &LayerKv| {
+            let tensors = kv.parts(dtype)?.into_iter().map(part).collect::<Result<_>>()?;
+            Ok(LayerCache { tensors })
+        };
+        let layers = layout.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers, num_blocks, block_size, dtype })
     }
 
-    /// The tensors, for the decoder stack to hand one to each of `count` layers.
-    pub(crate) fn layers_mut(&mut self, count: usize) -> Result<&mut [Tensor]> {
+    /// The layers' parts, for the decoder stack to hand one to each of `count` layers.
+    pub(crate) fn layers_mut(&mut self, count: usize) -> Result<&mut [LayerCache]> {
         if self.layers.len() != count {
             return Err(ModelError::step("kv", format!("{count} layers"), self.layers.len()));
         }
@@ -139,16 +215,17 @@ impl KvCache {
     /// # Errors
     /// As [`ops::copy_blocks`].
     pub fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<()> {
-        Ok(self.layers.iter_mut().try_for_each(|layer| ops::copy_blocks(layer, pairs))?)
+        let mut tensors = self.layers.iter_mut().flat_map(|layer| &mut layer.tensors);
+        Ok(tensors.try_for_each(|tensor| ops::copy_blocks(tensor, pairs))?)
     }
 
-    /// The tensors alone, for running layers by hand.
-    pub fn into_layers(self) -> Vec<Tensor> {
+    /// The layers' parts alone, for running layers by hand.
+    pub fn into_layers(self) -> Vec<LayerCache> {
         self.layers
     }
 
-    /// The tensors in layer order.
-    pub fn layers(&self) -> &[Tensor] {
+    /// The layers' parts in layer order.
+    pub fn layers(&self) -> &[LayerCache] {
         &self.layers
     }
 
@@ -157,7 +234,7 @@ impl KvCache {
         self.num_blocks
     }
 
-    /// Rows per block.
+    /// Tokens per block.
     pub fn block_size(&self) -> usize {
         self.block_size
     }
@@ -169,6 +246,6 @@ impl KvCache {
 
     /// Bytes resident over all layers.
     pub fn size_bytes(&self) -> usize {
-        self.layers.iter().map(Tensor::size_bytes).sum()
+        self.layers.iter().flat_map(LayerCache::tensors).map(Tensor::size_bytes).sum()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kernels::ops::{self, MlaDims};
 use kernels::{RopeLayout, Tensor, Weight};
 
-use crate::layers::{Linear, RmsNorm, RopeFrequencies, RowLinear};
+use crate::layers::{LayerCache, Linear, RmsNorm, RopeFrequencies, RowLinear};
 use crate::{Batch, Result, StepContext};
 
 /// How the query is projected.
@@ -29,11 +29,19 @@ pub enum LatentQuery {
 }
 
 impl LatentQuery {
-    /// `x` `[T, D]` to `[T, H * (nope + rope)]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// What the query is projected from: `x` `[T, D]` itself, or its normed latent `[T, q_lora_rank]`.
+    pub fn latent(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Full(q) => q.forward(x),
-            Self::LowRank { a, norm, b } => b.forward(&norm.forward(&a.forward(x)?)?),
+            Self::Full(_) => Ok(x.clone()),
+            Self::LowRank { a, norm, .. } => norm.forward(&a.forward(x)?),
+        }
+    }
+
+    /// [`LatentQuery::latent`] to `[T, H * (nope + rope)]`.
+    pub fn project(&self, latent: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Full(q) => q.forward(latent),
+            Self::LowRank { b, .. } => b.forward(latent),
         }
     }
 }
@@ -60,24 +68,39 @@ pub struct Mla {
 }
 
 impl Mla {
-    /// `x` `[T, D]` to `[T, D]`; writes `[latent | rope key]` rows into `cache` `[blocks, block_size, C + rope]`.
+    /// `x` `[T, D]` to `[T, D]`; writes `[latent | rope key]` rows `[C + rope]` into `cache`.
     pub fn forward(
         &self,
         ctx: &mut StepContext<'_>,
         batch: &Batch,
         x: &Tensor,
-        cache: &mut Tensor,
+        cache: &mut LayerCache,
+    ) -> Result<Tensor> {
+        let [rows] = cache.tensors_mut()?;
+        let query_latent = self.query.latent(x)?;
+        self.attend(ctx, batch, [x, &query_latent], rows, None)
+    }
+
+    /// [`Mla::forward`] from `x` and its [`LatentQuery::latent`], over the keys at the positions `selected` `[T, K]`
+    /// or, without, all that a token sees.
+    pub(super) fn attend(
+        &self,
+        ctx: &mut StepContext<'_>,
+        batch: &Batch,
+        [x, query_latent]: [&Tensor; 2],
+        rows: &mut Tensor,
+        selected: Option<&Tensor>,
     ) -> Result<Tensor> {
         let dims = &self.dims;
         let table = ctx.rope_table(&self.rope, batch)?;
-        let q = self.query.forward(x)?;
+        let q = self.query.project(query_latent)?;
         let mut q = q.reshape(&[x.dim(0), dims.num_heads, dims.qk_head_dim()])?;
         ops::rope_assign(&mut q, dims.qk_nope_head_dim, &table, RopeLayout::Interleaved)?;
         let kv_a = self.kv_a.forward(x)?;
         let RmsNorm { weight, eps } = &self.kv_a_norm;
-        ops::mla_kv_write(cache, &kv_a, weight, *eps, &table, &batch.paged.slot_mapping)?;
+        ops::mla_kv_write(rows, &kv_a, weight, *eps, &table, &batch.paged.slot_mapping)?;
         let q = ops::mla_absorb_query(&q, &self.kv_b, dims)?;
-        let latent = ops::paged_mla(&q, cache, &batch.paged, None, self.softmax_scale, dims.kv_lora_rank)?;
+        let latent = ops::paged_mla(&q, rows, &batch.paged, selected, self.softmax_scale, dims.kv_lora_rank)?;
         self.o.forward(&ops::mla_project_value(&latent, &self.kv_b, dims)?)
     }
 }

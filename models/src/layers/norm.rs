@@ -1,4 +1,4 @@
-//! [`RmsNorm`]: root mean square normalisation with its own epsilon.
+//! [`RmsNorm`] and [`LayerNorm`], each with its own epsilon.
 
 use kernels::{Tensor, ops};
 
@@ -23,4 +23,15 @@ impl RmsNorm {
     pub fn forward_add(&self, residual: &mut Tensor, x: &Tensor) -> Result<Tensor> {
         Ok(ops::add_rms_norm(residual, x, &self.weight, self.eps)?)
     }
+}
+
+/// `(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`; the op that writes index keys applies it.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    /// `[D]`, `F32`.
+    pub weight: Tensor,
+    /// `[D]`, `F32`.
+    pub bias: Tensor,
+    /// Added to the variance.
+    pub eps: f32,
 }

@@ -18,11 +18,24 @@ pub(crate) fn awkward_v3() -> Value {
     })
 }
 
+/// The same with a low-rank query, an indexer and a draft layer.
+pub(crate) fn awkward_v32() -> Value {
+    let mut config = awkward_v3();
+    let changes = json!({
+        "architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32", "q_lora_rank": 23,
+        "index_n_heads": 5, "index_head_dim": 15, "index_topk": 6, "num_nextn_predict_layers": 1,
+    });
+    for (key, value) in changes.as_object().expect("an object") {
+        config[key] = value.clone();
+    }
+    config
+}
+
 fn size(config: &Value, key: &str) -> usize {
     config[key].as_u64().unwrap_or_else(|| panic!("{key} is no size")) as usize
 }
 
-/// A checkpoint for a V2 or V3 config without low-rank query.
+/// A checkpoint for a V2, V3 or V3.2 config.
 pub(crate) fn random_model(config: &Value, seed: u64) -> RandomCheckpoint {
     let mut random = RandomCheckpoint::new(config.clone(), seed);
     let (dim, vocab) = (size(config, "hidden_size"), size(config, "vocab_size"));
@@ -30,20 +43,32 @@ pub(crate) fn random_model(config: &Value, seed: u64) -> RandomCheckpoint {
     if config["tie_word_embeddings"] != json!(true) {
         random.matrix("lm_head.weight", [vocab, dim]);
     }
-    for i in 0..size(config, "num_hidden_layers") {
-        let prefix = format!("model.layers.{i}");
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            random.vector(&format!("{prefix}.{norm}.weight"), dim, 1.0);
+    let layers = size(config, "num_hidden_layers");
+    (0..layers).for_each(|i| block(&mut random, config, i));
+    let drafts = config["num_nextn_predict_layers"].as_u64().unwrap_or(0) as usize;
+    for i in layers..layers + drafts {
+        let at = |name: &str| format!("model.layers.{i}.{name}.weight");
+        for norm in ["enorm", "hnorm", "shared_head.norm"] {
+            random.vector(&at(norm), dim, 1.0);
         }
-        attention(&mut random, config, &format!("{prefix}.self_attn"));
-        let routes = i >= size(config, "first_k_dense_replace") && i % size(config, "moe_layer_freq") == 0;
-        if routes {
-            moe(&mut random, config, &format!("{prefix}.mlp"));
-        } else {
-            mlp(&mut random, &format!("{prefix}.mlp"), dim, size(config, "intermediate_size"));
-        }
+        random.matrix(&at("eh_proj"), [dim, 2 * dim]);
+        block(&mut random, config, i);
     }
     random
+}
+
+fn block(random: &mut RandomCheckpoint, config: &Value, i: usize) {
+    let (dim, prefix) = (size(config, "hidden_size"), format!("model.layers.{i}"));
+    for norm in ["input_layernorm", "post_attention_layernorm"] {
+        random.vector(&format!("{prefix}.{norm}.weight"), dim, 1.0);
+    }
+    attention(random, config, &format!("{prefix}.self_attn"));
+    let routes = i >= size(config, "first_k_dense_replace") && i % size(config, "moe_layer_freq") == 0;
+    if routes {
+        moe(random, config, &format!("{prefix}.mlp"));
+    } else {
+        mlp(random, &format!("{prefix}.mlp"), dim, size(config, "intermediate_size"));
+    }
 }
 
 fn attention(random: &mut RandomCheckpoint, config: &Value, prefix: &str) {
@@ -56,12 +81,32 @@ fn attention(random: &mut RandomCheckpoint, config: &Value, prefix: &str) {
         "v_head_dim",
     ]
     .map(|key| size(config, key));
+    match config["q_lora_rank"].as_u64() {
+        None => random.matrix(&format!("{prefix}.q_proj.weight"), [heads * (nope + rope), dim]),
+        Some(rank) => random
+            .matrix(&format!("{prefix}.q_a_proj.weight"), [rank as usize, dim])
+            .vector(&format!("{prefix}.q_a_layernorm.weight"), rank as usize, 1.0)
+            .matrix(&format!("{prefix}.q_b_proj.weight"), [heads * (nope + rope), rank as usize]),
+    };
+    if config["index_topk"].is_u64() {
+        indexer(random, config, &format!("{prefix}.indexer"));
+    }
     random
-        .matrix(&format!("{prefix}.q_proj.weight"), [heads * (nope + rope), dim])
         .matrix(&format!("{prefix}.kv_a_proj_with_mqa.weight"), [latent + rope, dim])
         .vector(&format!("{prefix}.kv_a_layernorm.weight"), latent, 1.0)
         .matrix(&format!("{prefix}.kv_b_proj.weight"), [heads * (nope + value), latent])
         .matrix(&format!("{prefix}.o_proj.weight"), [dim, heads * value]);
+}
+
+fn indexer(random: &mut RandomCheckpoint, config: &Value, prefix: &str) {
+    let [dim, rank, heads, head_dim] =
+        ["hidden_size", "q_lora_rank", "index_n_heads", "index_head_dim"].map(|key| size(config, key));
+    random
+        .matrix(&format!("{prefix}.wq_b.weight"), [heads * head_dim, rank])
+        .matrix(&format!("{prefix}.wk.weight"), [head_dim, dim])
+        .vector(&format!("{prefix}.k_norm.weight"), head_dim, 1.0)
+        .vector(&format!("{prefix}.k_norm.bias"), head_dim, 0.0)
+        .matrix(&format!("{prefix}.weights_proj.weight"), [heads, dim]);
 }
 
 fn moe(random: &mut RandomCheckpoint, config: &Value, prefix: &str) {

@@ -201,6 +201,7 @@ impl Checks<'_> {
                 self.rows(name, key, *n, self.observed[n].hidden.get(place), "the model has no such layer")
             }
             Key::Router { n, layer, part } => self.router(name, key, *n, *layer, *part),
+            Key::Selection { n, layer } => self.selection(name, key, *n, *layer),
             Key::MtpLogits { n } => self.mtp(name, key, *n, "final_norm"),
             Key::MtpLogitsPrenorm { n } => {
                 let last = self.runner.engine.model().config().common().num_hidden_layers - 1;
@@ -255,6 +256,29 @@ impl Checks<'_> {
                 Ok(exact(name, &shape, &router.indices, expected))
             }
         }
+    }
+
+    /// A mask `[n, keys]`: 1 where a token attends to a key.
+    fn selection(&self, name: &str, key: &Key, n: usize, layer: usize) -> Result<Row, Error> {
+        let Some(tokens) = self.observed[&n].selections.get(&layer) else {
+            return self.rows(name, key, n, None, "the model has no indexer in this layer");
+        };
+        let keys = match self.golden.get(name).map(|t| &t.shape[..]) {
+            Some(&[_, keys]) => keys,
+            _ => return Err(Error::golden(name, "a mask of two dimensions", "another shape")),
+        };
+        let expected = self.golden.integers(name, &[n, keys])?;
+        let mut ours = vec![0; n * keys];
+        for (row, selected) in ours.chunks_mut(keys.max(1)).zip(tokens) {
+            // The reference has no such key: no entry of the mask agrees.
+            for &selected in selected {
+                match row.get_mut(selected as usize) {
+                    Some(entry) => *entry = 1,
+                    None => return Ok(exact(name, &[n, keys], &[], expected)),
+                }
+            }
+        }
+        Ok(exact(name, &[n, keys], &ours, expected))
     }
 
     fn mtp(&self, name: &str, key: &Key, n: usize, place: &str) -> Result<Row, Error> {

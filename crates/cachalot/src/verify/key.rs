@@ -11,6 +11,8 @@ pub(crate) enum Key {
     Hidden { n: usize, place: String },
     /// `p<n>.router.layer<i>.<part>`.
     Router { n: usize, layer: usize, part: RouterPart },
+    /// `p<n>.indexer.layer<i>.mask`: which keys each token attends to.
+    Selection { n: usize, layer: usize },
     /// `p<n>.mtp_logits`: the draft layer over the final-normed hidden states.
     MtpLogits { n: usize },
     /// `p<n>.mtp_logits_prenorm_h`: the draft layer over the last decoder layer's raw output.
@@ -66,6 +68,10 @@ impl Key {
                 (Some(layer), Some(part)) => Self::Router { n, layer, part },
                 _ => Self::Unknown { n: Some(n) },
             },
+            ["indexer", place, "mask"] => match layer(place) {
+                Some(layer) => Self::Selection { n, layer },
+                None => Self::Unknown { n: Some(n) },
+            },
             _ => Self::Unknown { n: Some(n) },
         }
     }
@@ -76,6 +82,7 @@ impl Key {
             Self::Logits { n }
             | Self::Hidden { n, .. }
             | Self::Router { n, .. }
+            | Self::Selection { n, .. }
             | Self::MtpLogits { n }
             | Self::MtpLogitsPrenorm { n }
             | Self::OtherArithmetic { n } => Some(n),
@@ -121,7 +128,8 @@ mod tests {
             ("p7.logits_actquant", Key::OtherArithmetic { n: 7 }),
             ("p33.hidden.layer12", Key::Hidden { n: 33, place: "layer12".to_owned() }),
             ("p33.router.layer1.weights", Key::Router { n: 33, layer: 1, part: RouterPart::Weights }),
-            ("p33.indexer.layer0.mask", Key::Unknown { n: Some(33) }),
+            ("p33.indexer.layer0.mask", Key::Selection { n: 33, layer: 0 }),
+            ("p33.indexer.layer.mask", Key::Unknown { n: Some(33) }),
             ("p33.hidden.layer", Key::Unknown { n: Some(33) }),
             ("p33.router.layer1.bias", Key::Unknown { n: Some(33) }),
             ("p033.ids", Key::Unknown { n: None }),

@@ -34,6 +34,8 @@ pub(crate) struct Observed {
     pub(crate) logits: Rows,
     pub(crate) hidden: BTreeMap<String, Rows>,
     pub(crate) routers: BTreeMap<usize, Router>,
+    /// Per layer with an indexer, the keys that each token attends to.
+    pub(crate) selections: BTreeMap<usize, Vec<Vec<u32>>>,
 }
 
 /// One layer's routing: logits `[n, E]`, and per token the chosen experts ascending with their weights.
@@ -81,6 +83,20 @@ impl Probe for Observed {
             router.indices.extend(chosen.iter().map(|c| c.0));
             router.weights.extend(chosen.iter().map(|c| c.1));
         }
+    }
+
+    fn selection(&mut self, layer: usize, positions: &Tensor, selected: Option<&Tensor>) {
+        // Positions are small integers too.
+        let positions = positions.to_vec_f32().into_iter().map(|position| position as u32);
+        let tokens = self.selections.entry(layer).or_default();
+        let Some(selected) = selected else {
+            tokens.extend(positions.map(|position| (0..=position).collect()));
+            return;
+        };
+        let unused = u32::MAX as f32;
+        let lists = selected.to_vec_f32();
+        let used = |list: &[f32]| list.iter().filter(|&&key| key != unused).map(|&key| key as u32).collect();
+        tokens.extend(lists.chunks(selected.dim(1)).map(used));
     }
 }
 

@@ -1,10 +1,10 @@
-//! The DeepSeekMoE families: deepseek-moe-16b (plain attention), V2 and V3 (latent attention).
+//! The DeepSeekMoE families: deepseek-moe-16b (plain attention), V2 and V3 (latent attention), V3.2 (sparse).
 
 use serde_json::Value;
 
 use super::base::{CommonConfig, common, settle_grouped_query};
 use super::fields::Fields;
-use super::{MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
+use super::{MAX_EXPERTS, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH};
 use crate::Result;
 
 /// Which modelling code the checkpoint follows.
@@ -16,6 +16,8 @@ pub enum DeepseekGeneration {
     V2,
     /// V3, R1, V3.1: `deepseek_v3`.
     V3,
+    /// V3.2, V3.2-Exp: `deepseek_v32`.
+    V32,
 }
 
 /// Config of a DeepSeekMoE family.
@@ -27,6 +29,8 @@ pub struct DeepseekConfig {
     pub common: CommonConfig,
     /// Latent attention; `None` for V1.
     pub mla: Option<MlaConfig>,
+    /// Choice of the keys that a token attends to; V3.2 only.
+    pub indexer: Option<IndexerConfig>,
     /// Experts; `None` if every layer is dense.
     pub moe: Option<MoeConfig>,
     /// Draft layers stored after the decoder layers.
@@ -46,6 +50,17 @@ pub struct MlaConfig {
     pub qk_rope_head_dim: usize,
     /// Width of a value head.
     pub v_head_dim: usize,
+}
+
+/// The lightning indexer (DeepSeek-V3.2, section 2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexerConfig {
+    /// Heads of the index query.
+    pub index_n_heads: usize,
+    /// Width of an index head and of the index key; its first `qk_rope_head_dim` channels are rotated.
+    pub index_head_dim: usize,
+    /// Keys that a token attends to, at most.
+    pub index_topk: usize,
 }
 
 /// Routed and shared experts (DeepSeekMoE).
@@ -110,20 +125,24 @@ pub(crate) fn deepseek(
             settle_grouped_query(fields, &mut common)?;
             None
         }
-        DeepseekGeneration::V2 | DeepseekGeneration::V3 => {
+        DeepseekGeneration::V2 | DeepseekGeneration::V3 | DeepseekGeneration::V32 => {
             let mla = mla(fields)?;
             common.num_key_value_heads = common.num_attention_heads;
             common.head_dim = mla.qk_nope_head_dim + mla.qk_rope_head_dim;
             Some(mla)
         }
     };
+    let indexer = match (generation, &mla) {
+        (DeepseekGeneration::V32, Some(mla)) => Some(indexer(fields, mla)?),
+        _ => None,
+    };
     // Null experts mean a dense model in every generation; leaving V3's out is an omission.
-    let dense = fields.get("n_routed_experts").is_none()
-        && (generation != DeepseekGeneration::V3 || fields.mentions("n_routed_experts"));
+    let is_v3 = matches!(generation, DeepseekGeneration::V3 | DeepseekGeneration::V32);
+    let dense = fields.get("n_routed_experts").is_none() && (!is_v3 || fields.mentions("n_routed_experts"));
     let moe = if dense { None } else { Some(moe(fields, generation, common.num_hidden_layers)?) };
     let num_nextn_predict_layers =
         fields.count_or_zero_opt("num_nextn_predict_layers", MAX_LAYERS)?.unwrap_or(0);
-    Ok(DeepseekConfig { generation, common, mla, moe, num_nextn_predict_layers })
+    Ok(DeepseekConfig { generation, common, mla, indexer, moe, num_nextn_predict_layers })
 }
 
 fn mla(fields: &Fields<'_>) -> Result<MlaConfig> {
@@ -141,6 +160,24 @@ fn mla(fields: &Fields<'_>) -> Result<MlaConfig> {
         return Err(fields.error("qk_rope_head_dim", "an even number, because rotary embedding turns pairs"));
     }
     Ok(mla)
+}
+
+fn indexer(fields: &Fields<'_>, mla: &MlaConfig) -> Result<IndexerConfig> {
+    // The releases pair the halves of an index head, unlike the channels of the attention's.
+    fields.only("indexer_rope_interleave", &false.into())?;
+    let indexer = IndexerConfig {
+        index_n_heads: fields.size("index_n_heads", MAX_HEADS)?,
+        index_head_dim: fields.size("index_head_dim", MAX_WIDTH)?,
+        index_topk: fields.size("index_topk", MAX_POSITIONS)?,
+    };
+    if indexer.index_head_dim < mla.qk_rope_head_dim {
+        let expected = format!("at least qk_rope_head_dim {}", mla.qk_rope_head_dim);
+        return Err(fields.error("index_head_dim", expected));
+    }
+    if mla.q_lora_rank.is_none() {
+        return Err(fields.error("q_lora_rank", "a rank, because the indexer's query comes from that latent"));
+    }
+    Ok(indexer)
 }
 
 /// What upstream's config class of a generation assumes for absent router keys.
@@ -165,7 +202,7 @@ fn router_defaults(generation: DeepseekGeneration) -> RouterDefaults {
             routed_scaling_factor: 1.0,
             first_k_dense_replace: 0,
         },
-        DeepseekGeneration::V3 => RouterDefaults {
+        DeepseekGeneration::V3 | DeepseekGeneration::V32 => RouterDefaults {
             scoring_func: ScoringFunc::Sigmoid,
             topk_method: TopkMethod::NoauxTc,
             n_group: 8,

@@ -11,7 +11,9 @@ mod rope;
 use serde_json::Value;
 
 pub use base::CommonConfig;
-pub use deepseek::{DeepseekConfig, DeepseekGeneration, MlaConfig, MoeConfig, ScoringFunc, TopkMethod};
+pub use deepseek::{
+    DeepseekConfig, DeepseekGeneration, IndexerConfig, MlaConfig, MoeConfig, ScoringFunc, TopkMethod,
+};
 pub use generation::GenerationConfig;
 pub use llama::LlamaConfig;
 pub use quantization::Fp8Config;
@@ -31,7 +33,7 @@ const MAX_POSITIONS: usize = 1 << 30;
 /// A model that this build can run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelConfig {
-    /// deepseek-moe, V2, V3.
+    /// deepseek-moe, V2, V3, V3.2.
     Deepseek(DeepseekConfig),
     /// llama and qwen2.
     Llama(LlamaConfig),
@@ -51,9 +53,9 @@ const FAMILIES: [(&str, &str, Family); 9] = [
     ("DeepseekForCausalLM", "deepseek", Family::Deepseek(DeepseekGeneration::V1)),
     ("DeepseekV2ForCausalLM", "deepseek_v2", Family::Deepseek(DeepseekGeneration::V2)),
     ("DeepseekV3ForCausalLM", "deepseek_v3", Family::Deepseek(DeepseekGeneration::V3)),
+    ("DeepseekV32ForCausalLM", "deepseek_v32", Family::Deepseek(DeepseekGeneration::V32)),
     ("LlamaForCausalLM", "llama", Family::Llama),
     ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
-    ("DeepseekV32ForCausalLM", "deepseek_v32", Family::NotYet),
     ("DeepseekV4ForCausalLM", "deepseek_v4", Family::NotYet),
     ("DeepseekV41ForCausalLM", "deepseek_v41", Family::NotYet),
     ("DeepseekV41ForConditionalGeneration", "deepseek_v41", Family::NotYet),

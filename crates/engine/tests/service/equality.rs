@@ -89,7 +89,7 @@ fn a_pool_so_small_that_sequences_lose_their_blocks() {
 
 #[test]
 fn every_family_batches() {
-    for fixture in ["deepseek_v3", "llama3_distill"] {
+    for fixture in ["deepseek_v3", "deepseek_v32", "llama3_distill"] {
         let engine = engine(fixture, &options());
         check(fixture, &service(&engine), &engine, &mixed(12));
     }

@@ -35,7 +35,9 @@ fn requests() -> Vec<Request> {
 #[test]
 fn batched_steps_are_single_steps_recorded_or_not() {
     let _gpu = soft_gpu();
-    for (fixture, records) in [("deepseek_v3", true), ("deepseek_v3", false), ("qwen2_distill", true)] {
+    for (fixture, records) in
+        [("deepseek_v3", true), ("deepseek_v3", false), ("deepseek_v32", true), ("qwen2_distill", true)]
+    {
         let what = format!("{fixture}, recorded {records}");
         let engine = engine(fixture, records);
         let service = service(&engine);
