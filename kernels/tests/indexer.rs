@@ -266,7 +266,7 @@ fn a_gpu_reports_blocks_out_of_range() {
     let case = Case::new(true, DType::F32, [2, 8], 4, &[(1, 6)]);
     let (keys, mut batch) = case.paged.on(&device);
     let table: Vec<u8> = [1u32, 99, u32::MAX].into_iter().flat_map(u32::to_le_bytes).collect();
-    let table = kernels::cpu::AlignedBytes::copy_of(&table);
+    let table = cpu::AlignedBytes::copy_of(&table);
     batch.block_tables = Tensor::from_bytes(&device, DType::U32, &[1, 3], table).unwrap();
     let q = Tensor::from_f32(&device, &[1, 2, 8], &case.q).unwrap();
     let weights = Tensor::from_f32(&device, &[1, 2], &case.weights).unwrap();

@@ -1,5 +1,7 @@
 //! Random DeepSeek checkpoints for any config, in released tensor names.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use serde_json::{Value, json};
 use testkit::RandomCheckpoint;
 
