@@ -65,7 +65,8 @@ fn block(random: &mut RandomCheckpoint, config: &Value, i: usize) {
         random.vector(&format!("{prefix}.{norm}.weight"), dim, 1.0);
     }
     attention(random, config, &format!("{prefix}.self_attn"));
-    let routes = i >= size(config, "first_k_dense_replace") && i % size(config, "moe_layer_freq") == 0;
+    let routes =
+        i >= size(config, "first_k_dense_replace") && i.is_multiple_of(size(config, "moe_layer_freq"));
     if routes {
         moe(random, config, &format!("{prefix}.mlp"));
     } else {
