@@ -80,6 +80,7 @@ impl Layer {
                 gate: weight(7, dtype, [EXPERTS, INTER, HIDDEN])?,
                 up: weight(8, dtype, [EXPERTS, INTER, HIDDEN])?,
                 down: weight(9, dtype, [EXPERTS, HIDDEN, INTER])?,
+                swiglu_limit: None,
             },
             shared: [make(10, INTER, HIDDEN)?, make(11, INTER, HIDDEN)?, make(12, HIDDEN, INTER)?],
         })
@@ -87,7 +88,7 @@ impl Layer {
 
     /// Bytes of all weights.
     pub fn size_bytes(&self) -> usize {
-        let Experts { gate, up, down } = &self.experts;
+        let Experts { gate, up, down, .. } = &self.experts;
         let attention = [&self.q_a, &self.q_b, &self.kv_a, &self.kv_b, &self.o, &self.gate];
         attention.into_iter().chain([gate, up, down]).chain(&self.shared).map(Weight::size_bytes).sum()
     }
@@ -152,7 +153,7 @@ impl Layer {
         };
         let logits = profile.time("gate", dense(&self.gate, tokens), || ops::linear(x, &self.gate, None))?;
         let routing = profile.time("route", Cost::default(), || ops::route(&logits, None, &gate))?;
-        let Experts { gate, up, down } = &self.experts;
+        let Experts { gate, up, down, .. } = &self.experts;
         let cost = Cost {
             bytes: gate.size_bytes() + up.size_bytes() + down.size_bytes(),
             flop: 2 * tokens * EXPERTS * 3 * INTER * HIDDEN,
@@ -160,7 +161,7 @@ impl Layer {
         let routed = profile.time("moe_experts", cost, || ops::moe_experts(x, &routing, &self.experts))?;
         let [gate, up, down] = &self.shared;
         let cost = Cost { bytes: gate.size_bytes() + up.size_bytes(), flop: 2 * tokens * 2 * INTER * HIDDEN };
-        let hidden = profile.time("shared swiglu", cost, || ops::swiglu(x, gate, up))?;
+        let hidden = profile.time("shared swiglu", cost, || ops::swiglu(x, gate, up, None))?;
         let mut out =
             profile.time("shared down", dense(down, tokens), || ops::linear(&hidden, down, None))?;
         profile.time("add_assign", Cost::default(), || ops::add_assign(&mut out, &routed))

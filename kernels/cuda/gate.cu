@@ -1,5 +1,6 @@
 // Expert routing: one warp per token holds its scores in registers, expert e in lane e % 32, and chooses by integer
 // keys that order as floats do, so that NaN has a place too.
+#include "fault.cuh"
 #include "reduce.cuh"
 #include "simt/device.h"
 
@@ -8,9 +9,17 @@ namespace cachalot {
 /// The rule of a launch; kernels/src/cuda/gate.rs writes it.
 struct Gate {
     uint32_t experts, top_k, groups, topk_group;
-    uint32_t sigmoid, top_two, normalise;
+    uint32_t scoring, top_two, normalise;
     float factor;
 };
+
+/// `scoring` of a gate.
+enum Scoring : uint32_t { kSoftmax = 0, kSigmoid = 1, kSqrtSoftplus = 2 };
+
+__device__ __forceinline__ float sigmoid(float logit) { return 1.0f / (1.0f + expf(-logit)); }
+
+/// The root of ln(1 + e^x), without overflow.
+__device__ __forceinline__ float sqrt_softplus(float logit) { return sqrtf(fmaxf(logit, 0.0f) + log1pf(expf(-fabsf(logit)))); }
 
 /// The key of an expert that is taken or excluded: below that of every number.
 constexpr uint32_t kTaken = 0;
@@ -57,9 +66,9 @@ __device__ __forceinline__ void score(const float* logits, float (&scores)[N], c
         scores[i] = lane + i * 32 < gate.experts ? simt::load(logits + lane + i * 32) : -INFINITY;
         largest = fmaxf(largest, scores[i]);
     }
-    if (gate.sigmoid) {
+    if (gate.scoring != kSoftmax) {
 #pragma unroll
-        for (int i = 0; i < N; i++) scores[i] = 1.0f / (1.0f + expf(-scores[i]));
+        for (int i = 0; i < N; i++) scores[i] = gate.scoring == kSigmoid ? sigmoid(scores[i]) : sqrt_softplus(scores[i]);
         return;
     }
 #pragma unroll
@@ -136,6 +145,30 @@ __device__ __forceinline__ void route(const float* logits, const float* bias, ui
     simt::store(weights + size_t(token) * gate.top_k + lane, weight * gate.factor);
 }
 
+/// Token blockIdx.x * 4 + warp, whose experts are row token_ids[token] of table [vocab, top_k]; one per lane. Scores of one
+/// expert alone, so no softmax.
+__device__ __forceinline__ void route_by_token(Fault* fault, const float* logits, const uint32_t* table, const uint32_t* token_ids,
+                                               uint32_t* experts, float* weights, uint32_t tokens, uint32_t vocab, const Gate& gate) {
+    const uint32_t lane = threadIdx.x % 32, token = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (token >= tokens) return;
+    const uint32_t id = simt::load(token_ids + token);
+    uint32_t expert = 0;
+    float weight = 0.0f;
+    if (index_in_range(fault, kTokenId, id, vocab) && lane < gate.top_k) {
+        expert = simt::load(table + size_t(id) * gate.top_k + lane);
+        if (!index_in_range(fault, kExpert, expert, gate.experts)) expert = 0;
+        const float logit = simt::load(logits + size_t(token) * gate.experts + expert);
+        weight = gate.scoring == kSigmoid ? sigmoid(logit) : sqrt_softplus(logit);
+    }
+    // In the order of the experts, as the host sums.
+    float sum = 0.0f;
+    for (uint32_t k = 0; k < gate.top_k; k++) sum += __shfl_sync(0xffffffffu, weight, k);
+    if (lane >= gate.top_k) return;
+    if (gate.normalise) weight /= sum + 1e-20f;
+    simt::store(experts + size_t(token) * gate.top_k + lane, expert);
+    simt::store(weights + size_t(token) * gate.top_k + lane, weight * gate.factor);
+}
+
 }  // namespace cachalot
 
 // logits [tokens, E], bias [E] or null; experts and weights [tokens, top_k], best first.
@@ -150,3 +183,12 @@ __device__ __forceinline__ void route(const float* logits, const float* bias, ui
 ROUTE(route_64, 2)
 ROUTE(route_256, 8)
 ROUTE(route_512, 16)
+
+// logits [tokens, E], table [vocab, top_k], token_ids [tokens]; experts and weights [tokens, top_k] in the table's order.
+extern "C" __global__ void __launch_bounds__(128)
+    route_by_token(cachalot::Fault* fault, const float* __restrict__ logits, const uint32_t* __restrict__ table,
+                   const uint32_t* __restrict__ token_ids, uint32_t* __restrict__ experts, float* __restrict__ weights, uint32_t tokens,
+                   uint32_t vocab, cachalot::Gate gate) {
+    cachalot::route_by_token(fault, logits, table, token_ids, experts, weights, tokens, vocab, gate);
+}
+SIMT_EXPORT(route_by_token)

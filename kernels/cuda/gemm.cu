@@ -61,12 +61,13 @@ __device__ __forceinline__ float sum_splits(const float* parts, uint32_t splits,
 
 /// out[row, n] of `rows` rows: blockIdx.x is a row, and columns follow the threads of blockIdx.y.
 template <class Out>
-__device__ __forceinline__ void finish_gated(const float* parts, Out* out, uint32_t splits, uint32_t rows, uint32_t n) {
+__device__ __forceinline__ void finish_gated(const float* parts, Out* out, uint32_t splits, uint32_t rows, uint32_t n,
+                                             float limit) {
     const uint32_t row = blockIdx.x, column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= n) return;
     const size_t stride = size_t(rows) * n * 2, at = size_t(row) * n * 2 + column;
     const float gate = sum_splits(parts, splits, stride, at), up = sum_splits(parts, splits, stride, at + n);
-    simt::store(out + size_t(row) * n + column, Out(silu_times(gate, up)));
+    simt::store(out + size_t(row) * n + column, Out(silu_times(gate, up, limit)));
 }
 
 }  // namespace gemm
@@ -82,15 +83,15 @@ extern "C" __global__ void __launch_bounds__(128)
 }
 SIMT_EXPORT(gemm_finish)
 
-// out[rows, n] = silu(gate) * up of the parts [splits, rows, 2n] summed, gate's columns first.
+// out[rows, n] = silu(gate) * up, both clamped to the limit, of the parts [splits, rows, 2n] summed, gate's columns first.
 extern "C" __global__ void __launch_bounds__(128)
-    gemm_finish_gated_f32(const float* parts, float* out, uint32_t splits, uint32_t rows, uint32_t n) {
-    gemm::finish_gated(parts, out, splits, rows, n);
+    gemm_finish_gated_f32(const float* parts, float* out, uint32_t splits, uint32_t rows, uint32_t n, float limit) {
+    gemm::finish_gated(parts, out, splits, rows, n, limit);
 }
 SIMT_EXPORT(gemm_finish_gated_f32)
 
 extern "C" __global__ void __launch_bounds__(128)
-    gemm_finish_gated_bf16(const float* parts, __nv_bfloat16* out, uint32_t splits, uint32_t rows, uint32_t n) {
-    gemm::finish_gated(parts, out, splits, rows, n);
+    gemm_finish_gated_bf16(const float* parts, __nv_bfloat16* out, uint32_t splits, uint32_t rows, uint32_t n, float limit) {
+    gemm::finish_gated(parts, out, splits, rows, n, limit);
 }
 SIMT_EXPORT(gemm_finish_gated_bf16)

@@ -90,3 +90,17 @@ RMS_NORM(rms_norm_f32_bf16, float, __nv_bfloat16)
 RMS_NORM(rms_norm_bf16_bf16, __nv_bfloat16, __nv_bfloat16)
 ADD_RMS_NORM(add_rms_norm_f32, float)
 ADD_RMS_NORM(add_rms_norm_bf16, __nv_bfloat16)
+
+// x = x / sqrt(mean(x^2) + eps) of rows [dim], in place; one block per row.
+extern "C" __global__ void __launch_bounds__(128) head_norm(float* __restrict__ x, uint32_t dim, float eps) {
+    __shared__ float part[32];
+    float* row = x + size_t(blockIdx.x) * dim;
+    float squares = 0.0f;
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) {
+        const float value = simt::load(row + i);
+        squares += value * value;
+    }
+    const float scale = 1.0f / sqrtf(cachalot::block_sum(squares, part) / float(dim) + eps);
+    for (uint32_t i = threadIdx.x; i < dim; i += blockDim.x) simt::store(row + i, simt::load(row + i) * scale);
+}
+SIMT_EXPORT(head_norm)

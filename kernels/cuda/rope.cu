@@ -10,14 +10,16 @@ struct Frequencies {
 
 }  // namespace cachalot
 
-// cos and sin [T, half] of positions[t] * frequency[j], times `factor`. The angle is the f32 product, as references have
+// cos and sin [T, half] of positions[t] * frequency[j], times `factor`; positions are rounded down to multiples of
+// `stride`. The angle is the f32 product, as references have
 // it; positions run to 1e5 and more, which takes the full reduction of cosf and sinf.
 extern "C" __global__ void __launch_bounds__(128)
     rope_table(const uint32_t* __restrict__ positions, float* __restrict__ cosines, float* __restrict__ sines, uint32_t tokens,
-               uint32_t half, float factor, const __grid_constant__ cachalot::Frequencies frequencies) {
+               uint32_t half, uint32_t stride, float factor, const __grid_constant__ cachalot::Frequencies frequencies) {
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= tokens * half) return;
-    const float angle = float(simt::load(positions + i / half)) * frequencies.value[i % half];
+    const uint32_t position = simt::load(positions + i / half);
+    const float angle = float(position - position % stride) * frequencies.value[i % half];
     simt::store(cosines + i, cosf(angle) * factor);
     simt::store(sines + i, sinf(angle) * factor);
 }

@@ -27,19 +27,28 @@ impl RopeTable {
     /// implementation; `attention_factor` is YaRN's amplitude, 1 for all released checkpoints. The table lives where the
     /// positions do.
     pub fn new(positions: &Tensor, inv_freq: &[f32], attention_factor: f32) -> Result<Self> {
+        Self::strided(positions, inv_freq, attention_factor, 1)
+    }
+
+    /// As [`RopeTable::new`], at positions rounded down to multiples of `stride`: the place of a compressed entry that
+    /// stands for `stride` tokens.
+    pub fn strided(positions: &Tensor, inv_freq: &[f32], attention_factor: f32, stride: u32) -> Result<Self> {
         let [tokens] = positions.dims("rope_table", "positions", "[T]")?;
         if inv_freq.is_empty() {
             return Err(KernelError::value("rope_table", "inv_freq", "at least one frequency", "none"));
         }
+        if stride == 0 {
+            return Err(KernelError::value("rope_table", "stride", "at least 1", stride));
+        }
         positions.expect_dtype(DType::U32, "U32", "rope_table", "positions")?;
         #[cfg(feature = "cuda-host")]
         if positions.is_cuda() {
-            return crate::cuda::rope::table(positions, inv_freq, attention_factor);
+            return crate::cuda::rope::table(positions, inv_freq, attention_factor, stride);
         }
         let angles: Vec<f32> = positions
             .u32s("rope_table", "positions")?
             .iter()
-            .flat_map(|&p| inv_freq.iter().map(move |f| p as f32 * f))
+            .flat_map(|&p| inv_freq.iter().map(move |f| (p - p % stride) as f32 * f))
             .collect();
         let shape = [tokens, inv_freq.len()];
         let table = |f: fn(f64) -> f64| {

@@ -6,7 +6,7 @@ use kernels::ops::{self, GateConfig, GroupScore, Scoring};
 use kernels::{Device, KernelError, Precision, Tensor, reference};
 use testkit::soft_gpu;
 
-use crate::common::{close, tensor, values};
+use crate::common::{close, ids, tensor, values};
 
 fn config(scoring: Scoring, group_score: GroupScore, sizes: [usize; 3]) -> GateConfig {
     let [top_k, n_group, topk_group] = sizes;
@@ -16,7 +16,7 @@ fn config(scoring: Scoring, group_score: GroupScore, sizes: [usize; 3]) -> GateC
         n_group,
         topk_group,
         group_score,
-        norm_topk_prob: scoring == Scoring::Sigmoid,
+        norm_topk_prob: scoring != Scoring::Softmax,
         routed_scaling_factor: 2.5,
     }
 }
@@ -37,7 +37,7 @@ fn matches_the_reference() {
             let logits: Vec<f32> = values(11, tokens * experts).iter().map(|v| 4.0 * v).collect();
             // Centred below zero, so that many biased scores are negative.
             let bias: Vec<f32> = values(12, experts).iter().map(|v| v - 0.7).collect();
-            for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+            for scoring in [Scoring::Softmax, Scoring::Sigmoid, Scoring::SqrtSoftplus] {
                 for group_score in [GroupScore::Max, GroupScore::TopTwoSum] {
                     let config = config(scoring, group_score, sizes);
                     for bias in [None, Some(&bias[..])] {
@@ -81,6 +81,39 @@ fn a_losing_group_stays_out_when_all_biased_scores_are_negative() {
         // Weights are of the scores (a half each), not of the biased choice.
         close("weights", &weights, &[1.25, 1.25], 1e-6);
     }
+}
+
+#[test]
+fn sqrt_softplus_of_known_logits() {
+    // softplus(0) = ln 2; far out it is the logit itself, or nothing at all.
+    let config =
+        GateConfig { norm_topk_prob: false, ..config(Scoring::SqrtSoftplus, GroupScore::Max, [4, 1, 1]) };
+    for level in Level::available() {
+        let (ids, weights) = run(level, &[0.0, 100.0, -200.0, 25.0], None, 4, &config);
+        assert_eq!(ids, [1, 3, 0, 2]);
+        close("weights", &weights, &[25.0, 12.5, 2.5 * 0.832_554_6, 0.0], 1e-5);
+    }
+}
+
+#[test]
+fn a_token_may_bring_its_experts() {
+    let config = config(Scoring::SqrtSoftplus, GroupScore::Max, [2, 1, 1]);
+    let logits = values(3, 3 * 5);
+    let table = ids(&[4, 2], &[4, 0, 1, 2, 3, 1, 0, 2]);
+    let routing =
+        ops::route_by_token(&tensor(&[3, 5], &logits), &table, &ids(&[3], &[2, 0, 2]), &config).unwrap();
+    assert_eq!(routing.experts.to_vec_u32().unwrap(), [3, 1, 4, 0, 3, 1]);
+    let score = |t: usize, e: usize| f64::from(logits[t * 5 + e]).exp().ln_1p().sqrt();
+    let want = [(0, 3, 1), (0, 1, 3), (1, 4, 0), (1, 0, 4), (2, 3, 1), (2, 1, 3)]
+        .map(|(t, e, other)| (2.5 * score(t, e) / (score(t, e) + score(t, other))) as f32);
+    close("weights", &routing.weights.to_vec_f32(), &want, 2e-6);
+    let fails = |table: &Tensor, tokens: &[u32]| {
+        let tokens = ids(&[3], tokens);
+        ops::route_by_token(&tensor(&[3, 5], &logits), table, &tokens, &config).unwrap_err()
+    };
+    assert!(matches!(fails(&table, &[0, 4, 0]), KernelError::Value { arg: "token_ids", .. }));
+    assert!(matches!(fails(&ids(&[1, 2], &[0, 5]), &[0; 3]), KernelError::Value { arg: "table", .. }));
+    assert!(matches!(fails(&ids(&[1, 3], &[0; 3]), &[0; 3]), KernelError::Shape { arg: "table", .. }));
 }
 
 #[test]
@@ -141,7 +174,7 @@ fn a_gpu_matches_the_reference() {
             let tokens = 5;
             let logits: Vec<f32> = values(11, tokens * experts).iter().map(|v| 4.0 * v).collect();
             let bias: Vec<f32> = values(12, experts).iter().map(|v| v - 0.7).collect();
-            for scoring in [Scoring::Softmax, Scoring::Sigmoid] {
+            for scoring in [Scoring::Softmax, Scoring::Sigmoid, Scoring::SqrtSoftplus] {
                 for group_score in [GroupScore::Max, GroupScore::TopTwoSum] {
                     let config = config(scoring, group_score, sizes);
                     for bias in [None, Some(&bias[..])] {
@@ -200,4 +233,25 @@ fn a_gpu_refuses_more_than_it_holds() {
             .shape(),
         [0, 2]
     );
+}
+
+#[test]
+fn a_gpu_takes_the_experts_that_a_token_brings() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::F32, |device| {
+        let (tokens, experts, top_k) = (5, 99, 6);
+        let logits: Vec<f32> = values(11, tokens * experts).iter().map(|v| 4.0 * v).collect();
+        let table: Vec<u32> = (0..7 * top_k as u32).map(|i| i * 31 % experts as u32).collect();
+        let (table, token_ids) = (ids(&[7, top_k], &table), ids(&[tokens], &[6, 0, 3, 3, 1]));
+        for scoring in [Scoring::Sigmoid, Scoring::SqrtSoftplus] {
+            let config = config(scoring, GroupScore::Max, [top_k, 1, 1]);
+            let on_cpu = tensor(&[tokens, experts], &logits);
+            let want = ops::route_by_token(&on_cpu, &table, &token_ids, &config).unwrap();
+            let [on_gpu, table, token_ids] =
+                [&on_cpu, &table, &token_ids].map(|t| t.to_device(device).unwrap());
+            let got = ops::route_by_token(&on_gpu, &table, &token_ids, &config).unwrap();
+            assert_eq!(got.experts.to_vec_u32().unwrap(), want.experts.to_vec_u32().unwrap());
+            close("weights", &got.weights.to_vec_f32(), &want.weights.to_vec_f32(), 2e-6);
+        }
+    });
 }

@@ -21,6 +21,7 @@ fn run(level: Level, paged: &Paged, q: &[f32], [heads, kv_heads, dim]: [usize; 3
         value_start: kv_heads * dim,
         value_dim: dim,
         scale,
+        sinks: None,
     };
     let mut out = vec![0.0; q.len()];
     cpu::paged_attention(level, &args, &mut out);

@@ -5,6 +5,7 @@
 mod common;
 
 mod block_copy;
+mod compressor;
 mod device;
 mod elementwise;
 mod embedding;
@@ -12,6 +13,8 @@ mod gate;
 mod gemm;
 mod gemm_s8;
 mod gqa;
+mod grouped_linear;
+mod hyper_connection;
 mod indexer;
 mod join;
 mod kv_write;
@@ -25,5 +28,8 @@ mod paged_mla;
 mod requantize;
 mod rope;
 mod sample;
+mod shared_kv;
+mod state_ring;
 mod swiglu;
 mod weight;
+mod window_attention;

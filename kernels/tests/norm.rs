@@ -27,6 +27,22 @@ fn matches_the_reference() {
 }
 
 #[test]
+fn heads_are_normed_without_weights() {
+    for (heads, dim) in [(3, 1), (5, 33), (4, 512)] {
+        let x = values(4, 2 * heads * dim);
+        let want = reference::rms_norm(&x, &vec![1.0; dim], dim, 1e-6);
+        for level in Level::available() {
+            let mut got = x.clone();
+            cpu::head_norm(level, &mut got, dim, 1e-6);
+            close(&format!("{heads}x{dim} {level:?}"), &got, &want, TOLERANCE);
+        }
+        let mut q = tensor(&[2, heads, dim], &x);
+        ops::head_norm_assign(&mut q, 1e-6).unwrap();
+        close("op", &q.to_vec_f32(), &want, TOLERANCE);
+    }
+}
+
+#[test]
 fn the_fused_add_is_the_add_and_the_norm() {
     let (tokens, dim) = (5, 77);
     let (x, y, weight) = (values(1, tokens * dim), values(2, tokens * dim), values(3, dim));
@@ -106,4 +122,18 @@ fn a_gpu_also_takes_activations_and_says_what_it_does_not_take() {
     assert!(matches!(refused, Err(KernelError::Aliased { arg: "residual", .. })));
     let half = on_gpu(packed(DType::F16, &[2, 50], &[0.0; 100]));
     assert!(matches!(ops::rms_norm(&half, &weight_on_gpu, 1e-6), Err(KernelError::DType { .. })));
+}
+
+#[test]
+fn a_gpu_norms_heads() {
+    let gpu = soft_gpu();
+    gpu.under_all_schedules(Precision::Bf16, |device| {
+        for shape in [[3, 2, 1], [2, 3, 33], [1, 4, 512], [0, 2, 8]] {
+            let mut want = tensor(&shape, &values(4, shape.iter().product()));
+            let mut got = want.to_device(device).unwrap();
+            ops::head_norm_assign(&mut want, 1e-6).unwrap();
+            ops::head_norm_assign(&mut got, 1e-6).unwrap();
+            close(&format!("{shape:?}"), &got.to_vec_f32(), &want.to_vec_f32(), TOLERANCE);
+        }
+    });
 }

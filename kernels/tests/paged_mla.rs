@@ -31,6 +31,7 @@ fn matches_the_reference() {
                         value_start: 0,
                         value_dim: dims.kv_lora_rank,
                         scale: 0.2,
+                        sinks: None,
                     };
                     let mut got = vec![0.0; want.len()];
                     cpu::paged_attention(level, &args, &mut got);

@@ -56,6 +56,30 @@ fn refuses_what_does_not_fit() {
 }
 
 #[test]
+fn a_stride_rounds_positions_down() {
+    let strided = RopeTable::strided(&ids(&[5], &[0, 3, 4, 11, 130]), &frequencies(4), 1.5, 4).unwrap();
+    let plain = RopeTable::new(&ids(&[5], &[0, 0, 4, 8, 128]), &frequencies(4), 1.5).unwrap();
+    assert_eq!(strided.cos.to_vec_f32(), plain.cos.to_vec_f32());
+    assert_eq!(strided.sin.to_vec_f32(), plain.sin.to_vec_f32());
+    assert!(RopeTable::strided(&ids(&[1], &[0]), &frequencies(4), 1.0, 0).is_err());
+}
+
+/// Negative frequencies undo the rotation of their positive twins: what V4 does to the attention's output.
+#[test]
+fn negative_frequencies_rotate_back() {
+    let positions = ids(&[3], &[0, 5, 1_000_003]);
+    let frequencies = frequencies(4);
+    let back: Vec<f32> = frequencies.iter().map(|f| -f).collect();
+    let x = values(2, 3 * 2 * 12);
+    let mut turned = tensor(&[3, 2, 12], &x);
+    for frequencies in [&frequencies[..], &back] {
+        let table = RopeTable::new(&positions, frequencies, 1.0).unwrap();
+        ops::rope_assign(&mut turned, 4, &table, RopeLayout::Interleaved).unwrap();
+    }
+    close("there and back", &turned.to_vec_f32(), &x, 1e-6);
+}
+
+#[test]
 fn a_gpu_matches_the_cpu() {
     let gpu = soft_gpu();
     gpu.under_all_schedules(Precision::Bf16, |device| {
@@ -63,7 +87,8 @@ fn a_gpu_matches_the_cpu() {
             [(3, 50, 7, 19), (1, 64, 0, 32), (5, 192, 128, 32), (2, 256, 0, 128), (2, 2, 0, 1)]
         {
             for positions in [&[0, 5, 163_839, 7][..], &[]] {
-                let of = |positions: Tensor| RopeTable::new(&positions, &frequencies(half), 1.25).unwrap();
+                let of =
+                    |positions: Tensor| RopeTable::strided(&positions, &frequencies(half), 1.25, 4).unwrap();
                 let on_cpu = of(ids(&[positions.len()], positions));
                 let on_gpu = of(Tensor::from_u32(device, &[positions.len()], positions).unwrap());
                 // Within two units in the last place of 1.25; a CPU takes the cosine in f64.

@@ -12,7 +12,8 @@ use crate::{Batch, ModelError, Result};
 ///
 /// Hooks see every token of the batch. They may copy, never change.
 pub trait Probe {
-    /// The residual stream `[T, D]` at `name`: `embed`, `layer<i>` (output of decoder layer `i`), `final_norm`.
+    /// The residual stream `[T, D]` at `name`: `embed`, `layer<i>` (output of decoder layer `i`), `final_norm`. A layer's
+    /// output of several streams is `[T, S * D]`.
     fn hidden(&mut self, name: &str, hidden: &Tensor) {
         let _ = (name, hidden);
     }
@@ -83,8 +84,9 @@ impl<'a> StepContext<'a> {
         if let Some((_, table)) = self.rope_tables.iter().find(|(known, _)| same(known)) {
             return Ok(table.clone());
         }
-        let RopeFrequencies { inv_freq, attention_factor } = &**frequencies;
-        let table = Arc::new(RopeTable::new(&batch.positions, inv_freq, *attention_factor)?);
+        let RopeFrequencies { inv_freq, attention_factor, stride } = &**frequencies;
+        let table = RopeTable::strided(&batch.positions, inv_freq, *attention_factor, *stride)?;
+        let table = Arc::new(table);
         self.rope_tables.push((frequencies.clone(), table.clone()));
         Ok(table)
     }

@@ -1,11 +1,22 @@
 //! [`Decoder`]: the stack that all families share, from token ids to logits. A family supplies the blocks.
 
 use checkpoint::ModelConfig;
-use kernels::Tensor;
+use kernels::{Tensor, ops};
 
-use crate::layers::{Block, Embedding, Head, KvCache, KvLayout, RmsNorm};
+use crate::layers::{
+    Block, Embedding, Head, HyperConnection, KvCache, KvLayout, LayerCache, LayerKv, RmsNorm, StreamBlock,
+};
 use crate::loader::Loader;
 use crate::{Batch, Int8Report, Model, ModelSummary, Mtp, Result, StepContext};
+
+/// The blocks, by the residual that they share.
+#[derive(Debug)]
+pub(crate) enum Stack {
+    /// One stream, to which every sublayer adds.
+    Residual(Vec<Block>),
+    /// Several streams, which every sublayer mixes, and which become one before the head.
+    Streams { blocks: Vec<StreamBlock>, head: HyperConnection },
+}
 
 /// Embedding, blocks, final norm, head.
 #[derive(Debug)]
@@ -14,7 +25,7 @@ pub struct Decoder {
     summary: ModelSummary,
     kv_layout: KvLayout,
     embedding: Embedding,
-    blocks: Vec<Block>,
+    stack: Stack,
     final_norm: RmsNorm,
     head: Head,
     mtp: Option<Mtp>,
@@ -42,19 +53,30 @@ impl Decoder {
         } else {
             loader.head("lm_head", vocab, dim)?
         };
-        Ok(Self {
+        Ok(Self::assemble(config, embedding, Stack::Residual(blocks), final_norm, head))
+    }
+
+    /// A decoder of parts that a family has read.
+    pub(crate) fn assemble(
+        config: ModelConfig,
+        embedding: Embedding,
+        stack: Stack,
+        final_norm: RmsNorm,
+        head: Head,
+    ) -> Self {
+        Self {
             summary: crate::summary(&config),
-            kv_layout: KvLayout { layers: blocks.iter().map(|b| b.attention.kv()).collect() },
+            kv_layout: KvLayout { layers: stack.kv() },
             config,
             embedding,
-            blocks,
+            stack,
             final_norm,
             head,
             mtp: None,
             weight_bytes: 0,
             unknown_tensors: Vec::new(),
             int8_experts: Vec::new(),
-        })
+        }
     }
 
     /// The token table, which MTP shares.
@@ -80,6 +102,46 @@ impl Decoder {
     }
 }
 
+impl Stack {
+    fn kv(&self) -> Vec<LayerKv> {
+        match self {
+            Self::Residual(blocks) => blocks.iter().map(|block| block.attention.kv()).collect(),
+            Self::Streams { blocks, .. } => blocks.iter().map(|block| block.attention.kv()).collect(),
+        }
+    }
+
+    /// The residual stream `[T, D]` through all blocks; `caches` has one for each.
+    fn forward(
+        &self,
+        ctx: &mut StepContext<'_>,
+        batch: &Batch,
+        mut hidden: Tensor,
+        caches: &mut [LayerCache],
+    ) -> Result<Tensor> {
+        match self {
+            Self::Residual(blocks) => {
+                for (i, (block, cache)) in blocks.iter().zip(caches).enumerate() {
+                    block.forward(ctx, batch, &mut hidden, cache)?;
+                    ctx.probe_hidden(|| format!("layer{i}"), &hidden);
+                }
+                Ok(hidden)
+            }
+            Self::Streams { blocks, head } => {
+                let mut streams = ops::hyper_spread(&hidden, head.config.streams)?;
+                let [tokens, width] = [hidden.dim(0), head.config.streams * hidden.dim(1)];
+                for (i, (block, cache)) in blocks.iter().zip(caches).enumerate() {
+                    block.forward(ctx, batch, &mut streams, cache)?;
+                    if ctx.is_probed() {
+                        let flat = streams.clone().reshape(&[tokens, width])?;
+                        ctx.probe_hidden(|| format!("layer{i}"), &flat);
+                    }
+                }
+                Ok(head.read(&streams)?.0)
+            }
+        }
+    }
+}
+
 impl Model for Decoder {
     fn config(&self) -> &ModelConfig {
         &self.config
@@ -91,13 +153,10 @@ impl Model for Decoder {
 
     fn forward(&self, ctx: &mut StepContext<'_>, batch: &Batch, kv: &mut KvCache) -> Result<Tensor> {
         ctx.begin(batch)?;
-        let caches = kv.layers_mut(self.blocks.len())?;
-        let mut hidden = self.embedding.forward(&batch.token_ids)?;
+        let caches = kv.layers_mut(self.kv_layout.layers.len())?;
+        let hidden = self.embedding.forward(&batch.token_ids)?;
         ctx.probe_hidden(|| "embed".into(), &hidden);
-        for (i, (block, cache)) in self.blocks.iter().zip(caches).enumerate() {
-            block.forward(ctx, batch, &mut hidden, cache)?;
-            ctx.probe_hidden(|| format!("layer{i}"), &hidden);
-        }
+        let hidden = self.stack.forward(ctx, batch, hidden, caches)?;
         let hidden = self.final_norm.forward(&hidden)?;
         ctx.probe_hidden(|| "final_norm".into(), &hidden);
         Ok(hidden)

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use checkpoint::{CommonConfig, DeepseekConfig, MlaConfig, ModelConfig, MoeConfig, ScoringFunc, TopkMethod};
 use kernels::ops::{GateConfig, GroupScore, MlaDims, Scoring};
 
-use crate::layers::{Attention, Block, Ffn, LatentQuery, Mla, Moe, RopeFrequencies, mla_softmax_scale};
+use crate::layers::{
+    Attention, Block, ExpertChoice, Ffn, LatentQuery, Mla, Moe, RopeFrequencies, mla_softmax_scale,
+};
 use crate::loader::{Loader, Part};
 use crate::{Decoder, ModelError, Result};
 
@@ -175,7 +177,7 @@ fn moe(
     Ok(Moe {
         layer_idx,
         gate: loader.router(&format!("{prefix}.gate"), [moe.n_routed_experts, dim])?,
-        correction_bias,
+        choice: ExpertChoice::Scores(correction_bias),
         gate_config: gate.clone(),
         experts: loader.experts(prefix, moe.n_routed_experts, dim, moe.moe_intermediate_size)?,
         shared_experts,

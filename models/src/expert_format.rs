@@ -161,7 +161,7 @@ pub fn int8_report(
         let mut errors = Vec::new();
         for (_, tensor) in experts {
             let Some(info) = checkpoint.info(tensor) else { continue };
-            let [n, k] = info.shape[..] else { continue };
+            let Some([n, k]) = info.matrix() else { continue };
             let weight = checkpoint.weight(tensor.trim_end_matches(".weight"), [n, k])?;
             errors.extend(requantize_int8(&weight, scales)?.1);
             done.tensors_done += 1;

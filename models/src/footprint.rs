@@ -1,7 +1,7 @@
 //! [`Footprint`]: the memory that one rank's part of a model takes, from the config and the headers alone: a plan is
 //! made, and a model that does not fit is refused, before a byte of weights is read.
 
-use checkpoint::{Checkpoint, IndexerConfig, ModelConfig, TensorInfo};
+use checkpoint::{Checkpoint, IndexerConfig, ModelConfig, MoeConfig, TensorInfo};
 use kernels::{DType, ops};
 
 use crate::expert_format::expert_matrix;
@@ -56,9 +56,19 @@ enum Share {
 
 fn share(name: &str) -> Share {
     let is = |part: &str| name.contains(part);
-    if is("norm") || is(".mlp.gate.") || is("e_score_correction_bias") || name.ends_with(".bias") {
+    // V4 keeps the maps of its streams, its routers and position biases in single precision.
+    if is("norm")
+        || is("hc_")
+        || name.ends_with(".ape")
+        || is(".ffn.gate.")
+        || is(".mlp.gate.")
+        || is("e_score_correction_bias")
+        || name.ends_with(".bias")
+    {
         Share::Widened
     } else if is("q_a_proj") || is("kv_a_proj_with_mqa") || is("eh_proj") || is(".indexer.") {
+        Share::Whole
+    } else if is(".attn.wq_a.") || is(".attn.wkv.") || is(".compressor.") {
         Share::Whole
     } else if is("k_proj") || is("v_proj") {
         Share::KeyHeads
@@ -71,6 +81,7 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u
     let key_heads = match checkpoint.config() {
         ModelConfig::Llama(config) => config.common.num_key_value_heads as u64,
         ModelConfig::Deepseek(config) => config.common.num_attention_heads as u64,
+        ModelConfig::DeepseekV4(_) => 1,
     };
     let kept = |name: &str| {
         let Some(info) = checkpoint.info(name) else { return 0 };
@@ -90,14 +101,14 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u
 /// few.
 fn expert_bytes(info: &TensorInfo, experts: ExpertFormat) -> u64 {
     let stored = info.size_bytes as u64;
-    let elements: usize = info.shape.iter().product();
+    let elements: usize = info.matrix().map_or(0, |[n, k]| n * k);
     // A scale per row.
     let int8 = (elements + 4 * info.shape.first().unwrap_or(&0)) as u64;
     match experts {
         ExpertFormat::AsStored => stored,
         ExpertFormat::Int8 => int8,
-        // FP8 has as many bytes as elements.
-        ExpertFormat::Auto if stored == elements as u64 => stored.max(int8),
+        // FP8 has as many bytes as elements, FP4 half of it.
+        ExpertFormat::Auto if stored <= elements as u64 => stored.max(int8),
         ExpertFormat::Auto => stored,
     }
 }
@@ -107,8 +118,8 @@ fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> Resul
         LayerKv::Gqa { num_kv_heads, head_dim } => {
             LayerKv::Gqa { num_kv_heads: num_kv_heads.div_ceil(ranks), head_dim }
         }
-        // Neither the latent nor the index key has heads to split.
-        mla @ (LayerKv::Mla { .. } | LayerKv::SparseMla { .. }) => mla,
+        // Neither the latent, nor the index key, nor V4's row has heads to split.
+        whole @ (LayerKv::Mla { .. } | LayerKv::SparseMla { .. } | LayerKv::Window { .. }) => whole,
     };
     let layers = crate::kv_layout(config).layers.iter().map(of_rank).collect();
     KvLayout { layers }.bytes_per_token(dtype)
@@ -132,19 +143,17 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
                 let low_rank = 2 * mla.q_lora_rank.unwrap_or(0) as u64 + latent;
                 low_rank + heads * (query + 2 * latent + mla.v_head_dim as u64)
             });
-            let indexer = config.indexer.as_ref().map_or(0, |indexer| {
-                let IndexerConfig { index_n_heads, index_head_dim, index_topk } = *indexer;
-                ((index_n_heads + 1) * (index_head_dim + 1) + index_topk) as u64
-            });
-            let experts = config.moe.as_ref().map_or(0, |moe| {
-                let chosen = moe.num_experts_per_tok as u64;
-                let shared = part(moe.n_shared_experts * moe.moe_intermediate_size);
-                2 * moe.n_routed_experts as u64
-                    + chosen * (2 * dim + part(moe.moe_intermediate_size) + 8)
-                    + shared
-                    + dim
-            });
-            (attention + indexer, experts)
+            let indexer = config.indexer.as_ref().map_or(0, indexer_width);
+            (attention + indexer, config.moe.as_ref().map_or(0, |moe| moe_width(moe, dim, ranks)))
+        }
+        ModelConfig::DeepseekV4(config) => {
+            let row = config.common.head_dim as u64;
+            let output = (config.o_groups * config.o_lora_rank) as u64;
+            let indexer = config.indexer.as_ref().map_or(0, indexer_width);
+            // Query and output of each head, the row, both compressors' projections, and the streams before and after.
+            let attention = 2 * config.q_lora_rank as u64 + heads * 2 * row + 9 * row + output + indexer;
+            let streams = (config.hc_mult as u64 + 1) * dim;
+            (attention + streams, moe_width(&config.moe, dim, ranks) + streams)
         }
     };
     let feed_forward = experts.max(part(common.intermediate_size) + dim);
@@ -155,6 +164,24 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
     (tokens * per_token * 4 + tokens.min(64) * vocab * 4 + scores) / 4 * 5
 }
 
+/// Query heads, weights and selection of an indexer.
+fn indexer_width(indexer: &IndexerConfig) -> u64 {
+    let IndexerConfig { index_n_heads, index_head_dim, index_topk } = *indexer;
+    ((index_n_heads + 1) * (index_head_dim + 1) + index_topk) as u64
+}
+
+/// Router, chosen and shared experts of one token.
+fn moe_width(moe: &MoeConfig, dim: u64, ranks: u64) -> u64 {
+    let part = |width: usize| (width as u64).div_ceil(ranks);
+    let chosen = moe.num_experts_per_tok as u64;
+    let shared = part(moe.n_shared_experts * moe.moe_intermediate_size);
+    2 * moe.n_routed_experts as u64 + chosen * (2 * dim + part(moe.moe_intermediate_size) + 8) + shared + dim
+}
+
 fn has_indexer(config: &ModelConfig) -> bool {
-    matches!(config, ModelConfig::Deepseek(config) if config.indexer.is_some())
+    match config {
+        ModelConfig::Deepseek(config) => config.indexer.is_some(),
+        ModelConfig::DeepseekV4(config) => config.indexer.is_some(),
+        ModelConfig::Llama(_) => false,
+    }
 }

@@ -24,6 +24,7 @@ mod deepseek;
 mod deepseek_v2;
 mod deepseek_v3;
 mod deepseek_v32;
+mod deepseek_v4;
 mod error;
 mod expert_format;
 mod footprint;

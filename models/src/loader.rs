@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use checkpoint::{Checkpoint, CommonConfig, LoadProgress, Slice};
+use checkpoint::{Checkpoint, CommonConfig, Dtype, LoadProgress, Slice};
 use comm::Communicator;
 use kernels::ops::Experts;
-use kernels::{Device, Tensor, Weight};
+use kernels::{Device, Tensor, Weight, WeightFormat};
 
 use crate::expert_format::ExpertStack;
 use crate::layers::{Embedding, Head, Linear, Mlp, RmsNorm, RowLinear};
@@ -23,12 +23,22 @@ pub(crate) struct Loader<'a> {
     device: &'a Device,
     comm: Arc<dyn Communicator>,
     expert_format: ExpertFormat,
+    ffn_names: FfnNames,
     int8_reports: Vec<Int8Report>,
     progress: &'a mut dyn FnMut(LoadProgress),
     read: HashSet<String>,
     done: LoadProgress,
     parameters: u64,
     bytes: usize,
+}
+
+/// How a family names the matrices of its feed-forward layers, and what it clamps in them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FfnNames {
+    pub(crate) gate: &'static str,
+    pub(crate) up: &'static str,
+    pub(crate) down: &'static str,
+    pub(crate) swiglu_limit: Option<f32>,
 }
 
 /// The heads or channels of a weight that this rank keeps.
@@ -72,6 +82,7 @@ impl<'a> Loader<'a> {
             device,
             comm,
             expert_format,
+            ffn_names: FfnNames { gate: "gate_proj", up: "up_proj", down: "down_proj", swiglu_limit: None },
             int8_reports: Vec::new(),
             progress,
             read: HashSet::new(),
@@ -79,6 +90,11 @@ impl<'a> Loader<'a> {
             parameters: 0,
             bytes: 0,
         }
+    }
+
+    /// From now on feed-forward layers are read under these names.
+    pub(crate) fn name_ffn(&mut self, names: FfnNames) {
+        self.ffn_names = names;
     }
 
     /// Which part of the model is read.
@@ -196,10 +212,12 @@ impl<'a> Loader<'a> {
     /// The gated MLP at `prefix`, of width `inter`.
     pub(crate) fn mlp(&mut self, prefix: &str, dim: usize, inter: usize) -> Result<Mlp> {
         let part = self.channels("intermediate_size", inter)?;
+        let FfnNames { gate, up, down, swiglu_limit } = self.ffn_names;
         Ok(Mlp {
-            gate: self.rows(&format!("{prefix}.gate_proj"), &part, dim)?,
-            up: self.rows(&format!("{prefix}.up_proj"), &part, dim)?,
-            down: self.row_linear(&format!("{prefix}.down_proj"), dim, &part, false)?,
+            gate: self.rows(&format!("{prefix}.{gate}"), &part, dim)?,
+            up: self.rows(&format!("{prefix}.{up}"), &part, dim)?,
+            down: self.row_linear(&format!("{prefix}.{down}"), dim, &part, false)?,
+            swiglu_limit,
         })
     }
 
@@ -211,23 +229,25 @@ impl<'a> Loader<'a> {
         dim: usize,
         inter: usize,
     ) -> Result<Experts> {
-        let range = self.channels("moe_intermediate_size", inter)?.range;
+        let block = self.expert_block(prefix, inter);
+        let range = self.shard().channels("moe_intermediate_size", inter, block)?;
         let stack = |name: &str, shape: [usize; 2], slice: Slice| ExpertStack {
             name: format!("{prefix}.experts.*.{name}"),
             prefixes: (0..count).map(|e| format!("{prefix}.experts.{e}.{name}")).collect(),
             shape,
             slice,
         };
+        let FfnNames { gate, up, down, swiglu_limit } = self.ffn_names;
         let stacks = [
-            stack("gate_proj", [inter, dim], Slice::Rows(range.clone())),
-            stack("up_proj", [inter, dim], Slice::Rows(range.clone())),
-            stack("down_proj", [dim, inter], Slice::Cols(range)),
+            stack(gate, [inter, dim], Slice::Rows(range.clone())),
+            stack(up, [inter, dim], Slice::Rows(range.clone())),
+            stack(down, [dim, inter], Slice::Cols(range)),
         ];
         let [gate, up, down] = match self.int8_experts(&stacks)? {
             Some(weights) => weights,
             None => self.stored_experts(&stacks)?,
         };
-        Ok(Experts { gate, up, down })
+        Ok(Experts { gate, up, down, swiglu_limit })
     }
 
     fn stored_experts(&mut self, stacks: &[ExpertStack; 3]) -> Result<[Weight; 3]> {
@@ -255,6 +275,38 @@ impl<'a> Loader<'a> {
             self.book(&stack.prefixes, stack.shape, weight);
         }
         Ok(Some(weights))
+    }
+
+    /// This rank's columns of its groups of rows of `{prefix}.weight`, a matrix for each group.
+    pub(crate) fn row_groups(&mut self, prefix: &str, groups: &Part, cols: &Part) -> Result<Vec<Weight>> {
+        let shape = [groups.size(), cols.size()];
+        let read = |group: usize| {
+            let rows = group * groups.unit..(group + 1) * groups.unit;
+            let slice = Slice::Rectangle(rows, cols.indices());
+            Ok(self.checkpoint.weight_slice(prefix, shape, &slice)?.to_device(self.device)?)
+        };
+        let weights = groups.range.clone().map(read).collect::<Result<Vec<_>>>()?;
+        let bytes = weights.iter().map(Weight::size_bytes).sum();
+        self.record(with_scales(&format!("{prefix}.weight")), shape[0] * shape[1], bytes);
+        Ok(weights)
+    }
+
+    /// The table of ids `name` `[v, k]`, all of them below `below`. It counts as no parameter.
+    pub(crate) fn id_table(&mut self, name: &str, shape: [usize; 2], below: usize) -> Result<Tensor> {
+        let table = self.checkpoint.id_table(name, shape, below)?.to_device(self.device)?;
+        self.record(vec![name.to_owned()], 0, table.size_bytes());
+        Ok(table)
+    }
+
+    /// Tensors that begin with `prefix` are known, and this build has no use for them.
+    pub(crate) fn skip_all(&mut self, prefix: &str) {
+        let names = self.checkpoint.names().filter(|name| name.starts_with(prefix));
+        self.read.extend(names.map(str::to_owned));
+    }
+
+    /// The first tensor whose name contains `part`.
+    pub(crate) fn find(&self, part: &str) -> Option<&'a str> {
+        self.checkpoint.names().find(|name| name.contains(part))
     }
 
     /// A weight that a family knows and has no use for: a copy of one that it shares.
@@ -297,13 +349,24 @@ impl<'a> Loader<'a> {
         quantization.map(|fp8| fp8.weight_block_size[0].max(fp8.weight_block_size[1]))
     }
 
+    /// As [`Loader::block`], for the experts at `prefix` of width `inter`: FP4 has an exponent for every few columns, and of
+    /// fewer groups than ranks a rank has a half, a quarter and so on, so that it never needs parts of two.
+    fn expert_block(&self, prefix: &str, inter: usize) -> Option<usize> {
+        let info = self.checkpoint.info(&format!("{prefix}.experts.0.{}.weight", self.ffn_names.gate));
+        if info.is_none_or(|info| info.dtype != Dtype::I8) {
+            return self.block();
+        }
+        let halves = std::iter::successors(Some(WeightFormat::FP4_GROUP), |unit| Some(unit / 2));
+        halves.take_while(|&unit| unit >= 2).find(|&unit| inter.div_ceil(unit) >= self.shard().size())
+    }
+
     fn slice(&mut self, prefix: &str, shape: [usize; 2], slice: &Slice) -> Result<Weight> {
         let weight = self.checkpoint.weight_slice(prefix, shape, slice)?;
         self.upload(&[prefix.to_owned()], shape, weight)
     }
 
     /// This rank's elements of a vector.
-    fn vector(&mut self, name: &str, part: &Part) -> Result<Tensor> {
+    pub(crate) fn vector(&mut self, name: &str, part: &Part) -> Result<Tensor> {
         let vector = self.checkpoint.vector_f32(name, part.size(), part.indices())?.to_device(self.device)?;
         self.record(vec![name.to_owned()], part.size(), vector.size_bytes());
         Ok(vector)

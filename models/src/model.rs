@@ -10,7 +10,7 @@ use crate::layers::{KvCache, KvLayout};
 use crate::loader::Loader;
 use crate::{
     Batch, ExpertFormat, Int8Report, ModelError, ModelSummary, Mtp, Result, StepContext, deepseek,
-    deepseek_v2, deepseek_v3, deepseek_v32, llama,
+    deepseek_v2, deepseek_v3, deepseek_v4, deepseek_v32, llama,
 };
 
 /// A decoder-only language model over a paged KV cache.
@@ -109,6 +109,7 @@ pub fn load_with_experts(
     check_ranks(checkpoint.config(), loader.shard().size())?;
     let decoder = match checkpoint.config() {
         ModelConfig::Llama(config) => llama::load(config, &mut loader)?,
+        ModelConfig::DeepseekV4(config) => deepseek_v4::load(config, &mut loader)?,
         ModelConfig::Deepseek(config) => match config.generation {
             DeepseekGeneration::V1 => deepseek::load(config, &mut loader)?,
             DeepseekGeneration::V2 => deepseek_v2::load(config, &mut loader)?,

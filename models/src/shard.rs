@@ -5,9 +5,11 @@
 //! | embedding, head | rows: the vocabulary |
 //! | q, k, v; `q_b`, `kv_b` of latent attention | rows: whole heads |
 //! | `o` | columns: the same heads |
+//! | `wq_b`, sinks of V4 | rows: whole groups of heads, or a part of one group |
+//! | `wo_a`, `wo_b` of V4 | rows and columns: the same groups and heads |
 //! | gate, up of every MLP and every expert | rows: the intermediate size |
 //! | down | columns: the same |
-//! | norms, router, `q_a`, `kv_a`, `eh_proj`, indexer | kept by every rank |
+//! | norms, router, `q_a`, `kv_a`, `eh_proj`, indexer, `wq_a`, `wkv`, compressors, streams' maps | kept by every rank |
 //!
 //! Every rank keeps a slice of *every* routed expert, not some experts whole: whatever the router chooses, each rank
 //! reads the same share of the chosen experts' bytes, where whole experts would leave most ranks idle in a decode step

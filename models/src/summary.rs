@@ -2,7 +2,8 @@
 //! of weights is read.
 
 use checkpoint::{
-    CommonConfig, DeepseekConfig, IndexerConfig, LlamaConfig, MlaConfig, ModelConfig, MoeConfig,
+    CSA_RATIO, CommonConfig, DeepseekConfig, DeepseekV4Config, IndexerConfig, LlamaConfig, MlaConfig,
+    ModelConfig, MoeConfig,
 };
 
 use crate::deepseek_v2::is_moe_layer;
@@ -40,6 +41,9 @@ pub fn summary(config: &ModelConfig) -> ModelSummary {
     let mut counts = Counts::default();
     layers.for_each(|layer_idx| counts.add_layer(config, layer_idx));
     counts.norms += dim;
+    if let ModelConfig::DeepseekV4(config) = config {
+        counts.connections += connection(config, config.hc_mult, 1);
+    }
     // A tied head costs no parameters of its own, but a token passes through it all the same.
     let head = dim * vocab;
     let stored_head = if common.tie_word_embeddings { 0 } else { head };
@@ -56,6 +60,7 @@ pub fn summary(config: &ModelConfig) -> ModelSummary {
             parameters: counts.routed_experts,
             active: counts.chosen_experts,
         },
+        all("hyper-connections", counts.connections),
         all("norms", counts.norms),
         SummaryPart { name: "head", parameters: stored_head, active: head },
     ];
@@ -70,16 +75,23 @@ pub fn summary(config: &ModelConfig) -> ModelSummary {
 
 /// What each decoder layer caches per token.
 pub fn kv_layout(config: &ModelConfig) -> KvLayout {
-    KvLayout { layers: vec![layer_kv(config); config.common().num_hidden_layers] }
+    KvLayout { layers: (0..config.common().num_hidden_layers).map(|i| layer_kv(config, i)).collect() }
 }
 
 /// What each MTP layer caches per token; empty for families without them.
 pub fn mtp_kv_layout(config: &ModelConfig) -> KvLayout {
-    KvLayout { layers: vec![layer_kv(config); num_mtp_layers(config)] }
+    let first = config.common().num_hidden_layers;
+    KvLayout { layers: (0..num_mtp_layers(config)).map(|i| layer_kv(config, first + i)).collect() }
 }
 
-fn layer_kv(config: &ModelConfig) -> LayerKv {
+fn layer_kv(config: &ModelConfig, layer_idx: usize) -> LayerKv {
     match config {
+        ModelConfig::DeepseekV4(config) => LayerKv::Window {
+            head_dim: config.common.head_dim,
+            sliding_window: config.sliding_window,
+            ratio: ratio(config, layer_idx),
+            index_head_dim: v4_indexer(config, layer_idx).map(|indexer| indexer.index_head_dim),
+        },
         ModelConfig::Deepseek(DeepseekConfig { mla: Some(mla), indexer: Some(indexer), .. }) => {
             LayerKv::SparseMla {
                 kv_lora_rank: mla.kv_lora_rank,
@@ -100,7 +112,8 @@ fn layer_kv(config: &ModelConfig) -> LayerKv {
 fn num_mtp_layers(config: &ModelConfig) -> usize {
     match config {
         ModelConfig::Deepseek(config) => config.num_nextn_predict_layers,
-        ModelConfig::Llama(_) => 0,
+        // V4's are not run.
+        ModelConfig::Llama(_) | ModelConfig::DeepseekV4(_) => 0,
     }
 }
 
@@ -127,6 +140,7 @@ struct Counts {
     shared_experts: u64,
     routed_experts: u64,
     chosen_experts: u64,
+    connections: u64,
     norms: u64,
 }
 
@@ -138,6 +152,7 @@ impl Counts {
             + self.router
             + self.shared_experts
             + self.routed_experts
+            + self.connections
             + self.norms
     }
 
@@ -147,6 +162,7 @@ impl Counts {
         self.norms += 2 * dim;
         let dense = 3 * dim * common.intermediate_size as u64;
         match config {
+            ModelConfig::DeepseekV4(config) => self.add_v4_layer(config, layer_idx),
             ModelConfig::Llama(config) => {
                 self.attention += gqa(common, [config.qkv_bias, config.o_bias]);
                 self.dense += dense;
@@ -167,10 +183,35 @@ impl Counts {
         }
     }
 
+    fn add_v4_layer(&mut self, config: &DeepseekV4Config, layer_idx: usize) {
+        let DeepseekV4Config { q_lora_rank: rank, o_groups, o_lora_rank, .. } = *config;
+        let CommonConfig { hidden_size: dim, num_attention_heads: heads, head_dim, .. } = config.common;
+        let query = rank * dim + rank + heads * head_dim * rank;
+        let output = o_lora_rank * heads * head_dim + dim * o_groups * o_lora_rank;
+        self.attention += (query + head_dim * dim + head_dim + heads + output) as u64;
+        let ratio = ratio(config, layer_idx);
+        if ratio > 0 {
+            self.attention += compressor(dim, ratio, head_dim);
+        }
+        if let Some(indexer) = v4_indexer(config, layer_idx) {
+            let IndexerConfig { index_n_heads, index_head_dim, .. } = indexer;
+            self.indexer += (index_n_heads * (index_head_dim * rank + dim)) as u64;
+            self.indexer += compressor(dim, ratio, index_head_dim);
+        }
+        let maps = config.hc_mult * (2 + config.hc_mult);
+        self.connections += 2 * connection(config, maps, 3);
+        // A layer that is routed by token ids has a table in place of the bias.
+        self.add_experts(&config.moe, dim as u64, layer_idx >= config.num_hash_layers);
+    }
+
     fn add_moe(&mut self, moe: &MoeConfig, dim: u64) {
+        self.add_experts(moe, dim, has_correction_bias(moe));
+    }
+
+    fn add_experts(&mut self, moe: &MoeConfig, dim: u64, has_bias: bool) {
         let expert = 3 * dim * moe.moe_intermediate_size as u64;
         let experts = moe.n_routed_experts as u64;
-        let bias = if has_correction_bias(moe) { experts } else { 0 };
+        let bias = if has_bias { experts } else { 0 };
         self.router += dim * experts + bias;
         self.shared_experts += expert * moe.n_shared_experts as u64;
         self.routed_experts += expert * experts;
@@ -208,4 +249,24 @@ fn indexer_parameters(dim: u64, mla: &MlaConfig, indexer: &IndexerConfig) -> u64
     let query = heads * head_dim * mla.q_lora_rank.unwrap_or(0) as u64;
     // The key's norm has a bias.
     query + head_dim * dim + 2 * head_dim + heads * dim
+}
+
+/// V4's tokens per entry in layer `layer_idx`; draft layers have none.
+fn ratio(config: &DeepseekV4Config, layer_idx: usize) -> usize {
+    config.compress_ratios.get(layer_idx).copied().unwrap_or(0)
+}
+
+fn v4_indexer(config: &DeepseekV4Config, layer_idx: usize) -> Option<IndexerConfig> {
+    config.indexer.filter(|_| ratio(config, layer_idx) == CSA_RATIO)
+}
+
+/// Values, gates, position bias and norm of a compressor.
+fn compressor(dim: usize, ratio: usize, width: usize) -> u64 {
+    let channels = if ratio == CSA_RATIO { 2 * width } else { width };
+    (2 * channels * dim + ratio * channels + width) as u64
+}
+
+/// A hyper-connection of `maps` maps and `scales` scales.
+fn connection(config: &DeepseekV4Config, maps: usize, scales: usize) -> u64 {
+    (maps * config.hc_mult * config.common.hidden_size + maps + scales) as u64
 }

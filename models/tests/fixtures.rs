@@ -158,13 +158,22 @@ fn routing_of_every_moe_layer() {
 
 #[test]
 fn masks_of_every_indexer() {
-    let fixture = Fixture::open("deepseek_v32");
-    let (model, golden) = (load(&fixture), fixture.golden());
-    let recorder = record_p33(&*model, &golden.u32s("p33.ids"));
-    assert_eq!(recorder.selections.len(), 3);
-    for (layer, lists) in recorder.selections {
-        let mask: Vec<u8> =
-            lists.chunks(16).flat_map(|list| (0..33).map(|key| u8::from(list.contains(&key)))).collect();
-        assert_eq!(mask, golden.u8s(&format!("p33.indexer.layer{layer}.mask")), "layer {layer}");
+    let layers =
+        [("deepseek_v32", 3), ("deepseek_v4", 2), ("deepseek_v4_smallhca", 2), ("deepseek_v4_quant", 1)];
+    for (name, layers) in layers {
+        let fixture = Fixture::open(name);
+        let (model, golden) = (load(&fixture), fixture.golden());
+        let recorder = record_p33(&*model, &golden.u32s("p33.ids"));
+        assert_eq!(recorder.selections.len(), layers, "{name}");
+        for (layer, lists) in recorder.selections {
+            let key = format!("p33.indexer.layer{layer}.mask");
+            // Of V4 a key is a compressed entry.
+            let keys = golden.shape(&key)[1] as u32;
+            assert!(lists.iter().all(|&entry| entry < keys || entry == u32::MAX), "{name} {key}");
+            let lists = lists.chunks(lists.len() / 33);
+            let mask: Vec<u8> =
+                lists.flat_map(|list| (0..keys).map(|entry| u8::from(list.contains(&entry)))).collect();
+            assert_eq!(mask, golden.u8s(&key), "{name} {key}");
+        }
     }
 }

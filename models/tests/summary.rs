@@ -72,6 +72,36 @@ fn v32() -> Value {
     )
 }
 
+fn v4_flash() -> Value {
+    let ratios: Vec<usize> = [0, 0].into_iter().chain([4, 128].repeat(20)).chain([4, 0]).collect();
+    json!({
+        "architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "hidden_act": "silu",
+        "num_hidden_layers": 43, "hidden_size": 4096, "num_attention_heads": 64, "num_key_value_heads": 1,
+        "head_dim": 512, "qk_rope_head_dim": 64, "q_lora_rank": 1024, "o_groups": 8, "o_lora_rank": 1024,
+        "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 6, "moe_intermediate_size": 2048,
+        "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc", "norm_topk_prob": true,
+        "routed_scaling_factor": 1.5, "num_hash_layers": 3, "swiglu_limit": 10.0, "sliding_window": 128,
+        "compress_ratios": ratios, "index_n_heads": 64, "index_head_dim": 128, "index_topk": 512,
+        "rope_theta": 10_000, "compress_rope_theta": 160_000, "vocab_size": 129_280,
+        "rope_scaling": {"type": "yarn", "factor": 16, "original_max_position_embeddings": 65_536,
+            "beta_fast": 32, "beta_slow": 1},
+        "hc_mult": 4, "hc_sinkhorn_iters": 20, "hc_eps": 1e-6, "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 1_048_576, "num_nextn_predict_layers": 1,
+    })
+}
+
+fn v4_pro() -> Value {
+    let ratios: Vec<usize> = [128, 128].into_iter().chain([4, 128].repeat(29)).chain([4, 0]).collect();
+    merged(
+        v4_flash(),
+        json!({
+            "num_hidden_layers": 61, "hidden_size": 7168, "num_attention_heads": 128, "q_lora_rank": 1536,
+            "o_groups": 16, "n_routed_experts": 384, "moe_intermediate_size": 3072, "routed_scaling_factor": 2.5,
+            "compress_ratios": ratios, "index_topk": 1024,
+        }),
+    )
+}
+
 /// Billions, rounded to the places that the published numbers have.
 fn billions(parameters: u64, places: i32) -> f64 {
     let scale = 10f64.powi(places);
@@ -88,6 +118,10 @@ fn parameters_of_the_released_models() {
     let v3 = count(v3());
     assert_eq!((billions(v3.total_parameters, 1), billions(v3.active_parameters, 1)), (671.0, 36.6));
     assert_eq!(billions(v3.mtp_parameters, 1), 11.6);
+    let flash = count(v4_flash());
+    assert_eq!((billions(flash.total_parameters, 1), billions(flash.active_parameters, 1)), (284.3, 13.3));
+    let pro = count(v4_pro());
+    assert_eq!((billions(pro.total_parameters, 0), billions(pro.active_parameters, 1)), (1573.0, 48.9));
     assert_eq!(v2.mtp_parameters, 0);
     let v32 = count(v32());
     let indexer = v32.parts.iter().find(|part| part.name == "indexer").unwrap();
@@ -115,6 +149,14 @@ fn kv_bytes_of_the_released_models() {
     let packed = kv_layout(&config(&v32())).bytes_per_token(DType::F8E4M3).unwrap();
     assert_eq!(packed, 61 * (656 + 2 * 128));
     assert_eq!(mtp_kv_layout(&config(&v32())).bytes_per_token(DType::BF16).unwrap(), 1152 + 256);
+    // V4 in bf16 (architectures of the release): entries alone grow with the context; the rest is state per sequence.
+    assert_eq!((bytes(v4_flash()), bytes(v4_pro())), (6880, 9848));
+    let flash = kv_layout(&config(&v4_flash()));
+    assert_eq!((flash.block_tokens(), flash.has_state()), (128, true));
+    // 43 windows of 128 rows in bf16; of each of 21 and 20 compressors what it has not finished, in f32.
+    let pending = 21 * 8 * 4 * (512 + 128) * 4 + 20 * 128 * 2 * 512 * 4;
+    assert_eq!(flash.bytes_per_sequence(DType::BF16), 43 * 128 * 512 * 2 + pending);
+    assert!(!kv_layout(&config(&v3())).has_state());
     // R1-Distill-Llama-8B: 32 layers of 8 key heads of 128 channels, keys and values.
     let distill = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",

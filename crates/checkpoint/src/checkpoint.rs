@@ -50,6 +50,15 @@ pub struct TensorInfo {
     pub size_bytes: usize,
 }
 
+impl TensorInfo {
+    /// Out and in features of the weight that is stored so; of FP4 (`I8`) two columns lie in a byte. `None` for tensors that
+    /// are no matrices.
+    pub fn matrix(&self) -> Option<[usize; 2]> {
+        let &[n, k] = self.shape.as_slice() else { return None };
+        Some([n, if self.dtype == Dtype::I8 { 2 * k } else { k }])
+    }
+}
+
 /// A tensor as it lies in its file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stored<'a> {

@@ -13,6 +13,7 @@ compile_error!("safetensors data is little-endian and is copied as it is");
 mod checkpoint;
 mod config;
 mod error;
+mod fp4;
 mod header;
 pub mod hub;
 mod load;
@@ -25,8 +26,9 @@ mod values;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use config::{
-    CommonConfig, DeepseekConfig, DeepseekGeneration, Fp8Config, GenerationConfig, IndexerConfig,
-    LlamaConfig, MlaConfig, ModelConfig, MoeConfig, RopeScaling, ScoringFunc, TopkMethod,
+    CSA_RATIO, CommonConfig, DeepseekConfig, DeepseekGeneration, DeepseekV4Config, Fp8Config,
+    GenerationConfig, IndexerConfig, LlamaConfig, MlaConfig, ModelConfig, MoeConfig, RopeScaling,
+    ScoringFunc, TopkMethod,
 };
 pub use error::{CheckpointError, Result};
 pub use progress::LoadProgress;

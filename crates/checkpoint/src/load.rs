@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use crate::checkpoint::{Checkpoint, Stored};
 use crate::slice::{Slice, Window};
 use crate::values::{first_non_finite, kernel_dtype, widen};
-use crate::{CheckpointError, Result, scale};
+use crate::{CheckpointError, Result, fp4, scale};
 
 /// Elements that one thread copies at a time: large enough to hide the scheduling, small enough that the mapped pages
 /// in flight stay a few megabytes per core.
@@ -50,8 +50,34 @@ impl Checkpoint {
         self.widened(&stored, &Window::flat(range, len), &shape)
     }
 
+    /// The table of ids `name` `[v, k]` (`I64` or `I32`) as `U32`: which experts a token's id stands for.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] for a missing tensor, another shape or dtype, and for an entry that is not in
+    /// `0..below`.
+    pub fn id_table(&self, name: &str, shape: [usize; 2], below: usize) -> Result<Tensor> {
+        let stored = self.stored(name)?;
+        stored.expect_shape(&shape)?;
+        let (bytes, dtype) = (stored.bytes(), stored.info.dtype);
+        let ids: Vec<i64> = match dtype {
+            Dtype::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+            Dtype::I32 => bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
+            found => return Err(stored.error("dtype", "I64 or I32", format!("{found:?}"))),
+        };
+        let table: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        let bad = ids.iter().position(|&id| !usize::try_from(id).is_ok_and(|id| id < below));
+        if let Some(at) = bad {
+            let found = format!("{} in row {}", ids[at], at / shape[1]);
+            return Err(stored.error("values", format!("ids from 0 to {}", below.saturating_sub(1)), found));
+        }
+        self.count_read(bytes.len());
+        self.mark(&stored);
+        Tensor::from_u32(&Device::Cpu, &shape, &table).map_err(kernel_error(name))
+    }
+
     /// The matrix `{prefix}.weight` of shape `[n, k]` (out features, in features) in its stored dtype, with the block
-    /// scales of `{prefix}.weight_scale_inv` or `{prefix}.scale` if that is `F8_E4M3`.
+    /// scales of `{prefix}.weight_scale_inv` or `{prefix}.scale` if that is `F8_E4M3`. Stored as `I8` it is FP4: `[n, k /
+    /// 2]` bytes of two codes each, with the exponents of `{prefix}.scale`.
     ///
     /// # Errors
     /// [`CheckpointError::Tensor`] for a missing tensor, another shape or dtype, NaN or infinity, and for scales that
@@ -98,6 +124,9 @@ impl Checkpoint {
         let Some(first) = matrices.first() else {
             return Err(CheckpointError::tensor("the caller", "stack", "experts", "at least one", "none"));
         };
+        if first.info.dtype == Dtype::I8 && matrices.iter().all(|stored| stored.info.dtype == Dtype::I8) {
+            return fp4::stack(self, prefixes, &matrices, [n, k], slice);
+        }
         let dtype = weight_dtype(first)?;
         for stored in &matrices {
             stored.expect_shape(&[n, k])?;
@@ -166,7 +195,7 @@ impl Checkpoint {
 
     /// Hands the window's bytes to `place` in order, run by run, looking for NaN and infinity on the way; chunks run
     /// in parallel. `out` has the same number of places for every element.
-    fn read<T: Send>(
+    pub(crate) fn read<T: Send>(
         &self,
         stored: &Stored<'_>,
         dtype: DType,
@@ -202,7 +231,7 @@ fn weight_dtype(stored: &Stored<'_>) -> Result<DType> {
         Dtype::F16 => Ok(DType::F16),
         Dtype::BF16 => Ok(DType::BF16),
         Dtype::F8_E4M3 => Ok(DType::F8E4M3),
-        found => Err(stored.error("dtype", "F32, F16, BF16 or F8_E4M3", format!("{found:?}"))),
+        found => Err(stored.error("dtype", "F32, F16, BF16, F8_E4M3 or I8 (FP4)", format!("{found:?}"))),
     }
 }
 
@@ -217,6 +246,6 @@ fn check_finite(stored: &Stored<'_>, dtype: DType, bytes: &[u8], start: usize) -
     }
 }
 
-fn kernel_error(tensor: &str) -> impl FnOnce(KernelError) -> CheckpointError {
+pub(crate) fn kernel_error(tensor: &str) -> impl FnOnce(KernelError) -> CheckpointError {
     move |source| CheckpointError::Kernel { tensor: tensor.to_owned(), source }
 }

@@ -3,18 +3,21 @@
 use kernels::DType;
 use safetensors::Dtype;
 
-use crate::Result;
 use crate::checkpoint::{Checkpoint, Stored};
 use crate::slice::Window;
 use crate::values::{kernel_dtype, widen};
+use crate::{Result, fp4};
 
 /// V3 multiplies by `weight_scale_inv`, despite the name; later releases call the same thing `scale`.
 const SUFFIXES: [&str; 2] = ["weight_scale_inv", "scale"];
 
-/// Checks what headers tell about every FP8 weight, so that a missing scale shows before gigabytes are read.
+/// Checks what headers tell about every FP8 and FP4 weight, so that a missing scale shows before gigabytes are read.
 pub(crate) fn check_all(checkpoint: &Checkpoint) -> Result<()> {
     for name in checkpoint.names() {
         let stored = checkpoint.stored(name)?;
+        if let (Dtype::I8, Some(prefix)) = (stored.info.dtype, name.strip_suffix(".weight")) {
+            fp4::check(checkpoint, &stored, prefix)?;
+        }
         if stored.info.dtype != Dtype::F8_E4M3 {
             continue;
         }

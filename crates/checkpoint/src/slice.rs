@@ -11,6 +11,8 @@ pub enum Slice {
     Rows(Range<usize>),
     /// These columns (in features) of every row.
     Cols(Range<usize>),
+    /// These columns of these rows.
+    Rectangle(Range<usize>, Range<usize>),
 }
 
 impl Slice {
@@ -20,6 +22,7 @@ impl Slice {
             Self::All => (0..n, 0..k),
             Self::Rows(rows) => (rows.clone(), 0..k),
             Self::Cols(cols) => (0..n, cols.clone()),
+            Self::Rectangle(rows, cols) => (rows.clone(), cols.clone()),
         };
         let fits = |range: &Range<usize>, size| range.start <= range.end && range.end <= size;
         (fits(&rows, n) && fits(&cols, k)).then_some(Window { rows, cols, row_len: k })
@@ -60,6 +63,15 @@ impl Window {
             let from = start + run * row_len + offset;
             (len > 0).then_some(from..from + len)
         })
+    }
+
+    /// The same part of a matrix that stores `unit` columns as one element; `None` if it begins inside of one and goes on
+    /// into the next.
+    pub(crate) fn packed(&self, unit: usize) -> Option<Self> {
+        let first = self.cols.start / unit;
+        let cols = first..if self.cols.is_empty() { first } else { self.cols.end.div_ceil(unit) };
+        let fits = self.cols.start.is_multiple_of(unit) || cols.len() <= 1;
+        fits.then(|| Self { rows: self.rows.clone(), cols, row_len: self.row_len.div_ceil(unit) })
     }
 
     /// The blocks of `[block_rows, block_cols]` elements that the window touches.
@@ -141,6 +153,20 @@ mod tests {
         }
         assert_eq!(Slice::Rows(1..4).window([3, 7]), None);
         assert_eq!(Slice::Cols(7..8).window([3, 7]), None);
+    }
+
+    #[test]
+    fn packed_columns_begin_with_an_element_or_stay_inside_one() {
+        let packed = |cols: Range<usize>, unit| {
+            let window = Slice::Cols(cols).window([3, 100]).unwrap().packed(unit)?;
+            assert_eq!((window.rows, window.row_len), (0..3, 100usize.div_ceil(unit)));
+            Some(window.cols)
+        };
+        assert_eq!(packed(32..96, 32), Some(1..3));
+        assert_eq!(packed(64..100, 32), Some(2..4), "the last group is partial");
+        assert_eq!(packed(40..56, 32), Some(1..2), "inside one group");
+        assert_eq!(packed(40..70, 32), None);
+        assert_eq!(packed(33..33, 32), Some(1..1));
     }
 
     #[test]

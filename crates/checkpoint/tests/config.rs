@@ -251,7 +251,7 @@ fn unsupported_llama_options_are_named() {
 #[test]
 fn other_families_are_named() {
     for (class, fragment) in [
-        ("DeepseekV4ForCausalLM", "a DeepSeek family that this build cannot run yet"),
+        ("DeepseekV41ForCausalLM", "a DeepSeek family that this build cannot run yet"),
         ("MultiModalityCausalLM", "DeepseekV3ForCausalLM (deepseek_v3)"),
     ] {
         let config = json!({"architectures": [class]});
@@ -266,5 +266,59 @@ fn check_refused(config: &Value, what: &str, fragments: &[&str]) {
     let message = parse(config).expect_err(what);
     for fragment in fragments {
         assert!(message.contains(fragment), "{what}: `{fragment}` is not in: {message}");
+    }
+}
+
+fn v4_config() -> Value {
+    json!({
+        "architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "hidden_size": 64,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32,
+        "qk_rope_head_dim": 8, "q_lora_rank": 40, "o_groups": 2, "o_lora_rank": 24, "vocab_size": 256,
+        "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+        "scoring_func": "sqrtsoftplus", "topk_method": "noaux_tc", "num_hash_layers": 1, "swiglu_limit": 1.5,
+        "sliding_window": 16, "compress_ratios": [0, 4, 128, 0], "index_n_heads": 8, "index_head_dim": 16,
+        "index_topk": 6, "rope_theta": 10000, "compress_rope_theta": 160000, "num_nextn_predict_layers": 1,
+        "rope_scaling": {"type": "yarn", "factor": 16, "original_max_position_embeddings": 65536},
+        "hc_mult": 4, "hc_sinkhorn_iters": 20, "hc_eps": 1e-6
+    })
+}
+
+#[test]
+fn v4_is_read_whole() {
+    let ModelConfig::DeepseekV4(config) = parse(&v4_config()).unwrap() else { panic!("V4") };
+    assert_eq!(config.compress_ratios, [0, 4, 128], "the draft layer's is not the decoder's");
+    assert_eq!((config.common.head_dim, config.common.intermediate_size), (32, 24));
+    assert_eq!((config.moe.scoring_func, config.indexer.unwrap().index_topk), (ScoringFunc::SqrtSoftplus, 6));
+    assert_eq!((config.swiglu_limit, config.hc_mult, config.num_hash_layers), (Some(1.5), 4, 1));
+    // The amplitude of cosines and sines is 1, whatever yarn's factor.
+    let RopeScaling::Yarn { mscale, mscale_all_dim, .. } = config.common.rope_scaling else { panic!("yarn") };
+    assert_eq!(mscale, mscale_all_dim);
+    let mut without = v4_config();
+    without["compress_ratios"] = json!([0, 0, 8]);
+    without["index_topk"] = Value::Null;
+    let ModelConfig::DeepseekV4(config) = parse(&without).unwrap() else { panic!("V4") };
+    assert_eq!(config.indexer, None, "no layer chooses its entries");
+}
+
+#[test]
+fn v4_refuses_by_key() {
+    for (key, value, words) in [
+        ("compress_ratios", json!([0, 4]), ["3 ratios", "2 ratios"]),
+        ("compress_ratios", json!([0, 4, 128, 0, 0]), ["and 1 draft layers", "5 ratios"]),
+        ("compress_ratios", json!([0, -4, 128]), ["3 ratios", "[0,-4,128]"]),
+        ("compress_ratios", Value::Null, ["3 ratios", "nothing"]),
+        ("qk_rope_head_dim", json!(7), ["even number", "7"]),
+        ("qk_rope_head_dim", json!(34), ["up to head_dim 32", "34"]),
+        ("o_groups", json!(3), ["divisor of num_attention_heads 4", "3"]),
+        ("num_key_value_heads", json!(2), ["1, the only supported value", "2"]),
+        ("scoring_func", json!("sigmoid"), ["`sqrtsoftplus`", "sigmoid"]),
+        ("num_experts_per_tok", json!(9), ["at most n_routed_experts 8", "9"]),
+        ("index_head_dim", json!(4), ["at least qk_rope_head_dim 8", "4"]),
+        ("dspark_block_size", json!(5), ["cannot run a bundle with a DSpark drafter", "5"]),
+    ] {
+        let mut config = v4_config();
+        config[key] = value;
+        let error = parse(&config).unwrap_err();
+        assert!(error.contains(key) && words.iter().all(|word| error.contains(word)), "{key}: {error}");
     }
 }

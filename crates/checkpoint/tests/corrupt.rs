@@ -243,7 +243,7 @@ const TENSOR_ROWS: &[Row] = &[
     (
         "integers where a weight belongs",
         |f| header(f, SHARD_1, |h| h["lm_head.weight"]["dtype"] = json!("I16")),
-        &[SHARD_1, "lm_head.weight", "F32, F16, BF16 or F8_E4M3", "I16"],
+        &[SHARD_1, "lm_head.weight", "F32, F16, BF16, F8_E4M3 or I8 (FP4)", "I16"],
     ),
     (
         "missing scale",

@@ -11,6 +11,7 @@ use scheduler::BlockAllocator;
 
 use crate::ranks::{RankState, Ranks};
 use crate::recorded::RecordedDecode;
+use crate::state_slots::{StateSlot, StateSlots};
 use crate::step::{StepChunk, StepInput, StepTensors};
 use crate::{EngineError, Generation, LogitRows, Rank, RankView, Request, Sequence, StepOutput, memory};
 
@@ -29,12 +30,14 @@ pub struct EngineOptions {
     /// Element type of the KV cache, `F32`, `BF16`, or `F8_E4M3` for latent (MLA) caches; `None` takes `F32` for
     /// checkpoints stored in single precision and `BF16` for all others.
     pub kv_dtype: Option<DType>,
-    /// Tokens per KV block.
+    /// Tokens per KV block; rounded up to whole rows where a row of the cache stands for several tokens.
     pub block_size: usize,
     /// Most prompt tokens per step; bounds the activation memory and the time until a cancel is noticed.
     pub prefill_chunk: usize,
     /// Full-length sequences the KV pool holds at once.
     pub max_sequences: usize,
+    /// Sequences that may be under way at once, of models that keep state per sequence; the others have no such limit.
+    pub state_slots: usize,
     /// Fills the cache with NaN, so that whoever reads a row that was never written shows it. For `verify` and tests.
     pub poison_cache: bool,
     /// Takes the memory of the KV cache at the start. Otherwise the system gives host memory page by page as the cache
@@ -54,6 +57,7 @@ impl Default for EngineOptions {
             block_size: 16,
             prefill_chunk: 256,
             max_sequences: 1,
+            state_slots: 64,
             poison_cache: false,
             commit_cache: false,
             record_decode: true,
@@ -85,7 +89,11 @@ impl EngineOptions {
         if !matches!(kv_dtype, DType::F32 | DType::BF16 | DType::F8E4M3) {
             return Err(EngineError::options("kv_dtype", "F32, BF16 or F8_E4M3", kv_dtype));
         }
-        let fields = [("prefill_chunk", self.prefill_chunk), ("max_sequences", self.max_sequences)];
+        let fields = [
+            ("prefill_chunk", self.prefill_chunk),
+            ("max_sequences", self.max_sequences),
+            ("state_slots", self.state_slots),
+        ];
         if let Some((field, found)) = fields.into_iter().find(|(_, size)| *size == 0) {
             return Err(EngineError::options(field, "at least 1", found));
         }
@@ -114,6 +122,7 @@ pub fn default_kv_dtype(config: &CommonConfig) -> DType {
 pub struct Engine {
     ranks: Ranks,
     allocator: BlockAllocator,
+    slots: StateSlots,
     kv_dtype: DType,
     context_len: usize,
     prefill_chunk: usize,
@@ -141,24 +150,32 @@ impl Engine {
         let common = ranks[0].model.config().common();
         let vocab_size = common.vocab_size;
         let Sizes { kv_dtype, context_len, .. } = options.sizes(common)?;
+        let layout = ranks[0].model.kv_layout();
+        let size = options.block_size.next_multiple_of(layout.block_tokens());
+        let slots = StateSlots::new(if layout.has_state() { options.state_slots } else { 0 });
+        let state_bytes = layout.bytes_per_sequence(kv_dtype) * slots.count() * ranks.len();
         let row_bytes = |rank: &Rank| rank.model.kv_layout().bytes_per_token(kv_dtype);
         let token_bytes: usize = ranks.iter().map(row_bytes).sum::<Result<_, _>>()?;
-        let blocks = context_len.div_ceil(options.block_size.max(1)).saturating_mul(options.max_sequences);
-        let allocator = BlockAllocator::new(blocks, options.block_size)?;
+        let blocks = context_len.div_ceil(size.max(1)).saturating_mul(options.max_sequences);
+        let allocator = BlockAllocator::new(blocks, size)?;
         let needed_bytes = (token_bytes as u64).saturating_mul(allocator.capacity() as u64);
+        let needed_bytes = needed_bytes.saturating_add(state_bytes as u64);
         // A GPU's memory is planned before the weights are loaded (`MemoryPlan`).
         let on_cpu = ranks[0].device == Device::Cpu;
         let available_bytes = memory::available_bytes().filter(|&bytes| on_cpu && bytes < needed_bytes);
         if let Some(available_bytes) = available_bytes {
             return Err(EngineError::Memory { context_len, needed_bytes, available_bytes });
         }
-        let size = options.block_size;
         let cache = if options.poison_cache { KvCache::poisoned } else { KvCache::new };
         let ranks = ranks.into_iter().map(|rank| {
-            let records = options.record_decode && rank.device.can_record() && rank.comm.is_capturable();
+            let records = options.record_decode
+                && rank.device.can_record()
+                && rank.comm.is_capturable()
+                && !slots.exist();
             // Recorded steps are filled up with rows that write to a block behind all others.
             let spare = usize::from(records);
-            let mut kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
+            let kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
+            let mut kv = kv.with_state_slots(slots.count())?;
             if options.commit_cache && on_cpu {
                 // Zeros over zeros: what is written has a page.
                 let pairs: Vec<(u32, u32)> = (1..blocks as u32).map(|block| (0, block)).collect();
@@ -170,7 +187,7 @@ impl Engine {
         });
         let ranks = Ranks::new(ranks.collect::<Result<_, EngineError>>()?, options.rank_deadline)?;
         let prefill_chunk = options.prefill_chunk;
-        Ok(Arc::new(Self { ranks, allocator, kv_dtype, context_len, prefill_chunk, vocab_size }))
+        Ok(Arc::new(Self { ranks, allocator, slots, kv_dtype, context_len, prefill_chunk, vocab_size }))
     }
 
     /// Starts a continuation with an empty cache.
@@ -200,7 +217,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError::Blocks`] if the pool is full, [`EngineError::Request`] for ids beyond the vocabulary,
-    /// [`EngineError::Rank`] if a rank of several fails; a failed step leaves the sequence as it was.
+    /// [`EngineError::Rank`] if a rank of several fails; a failed step leaves the sequence as it was, or empty if the model
+    /// keeps state for it.
     pub fn extend(
         &self,
         ctx: &mut StepContext<'_>,
@@ -225,7 +243,12 @@ impl Engine {
     ) -> Result<Option<R>, EngineError> {
         let (start, count) = (sequence.len(), tokens.len() as u32);
         sequence.table.grow_to(start + tokens.len())?;
-        let chunk = StepChunk { tokens: tokens.to_vec(), start, blocks: sequence.table.blocks().to_vec() };
+        if self.slots.exist() && sequence.slot.is_none() {
+            sequence.slot = Some(self.slots.take()?);
+        }
+        let slot = sequence.slot.as_ref().map(StateSlot::number);
+        let blocks = sequence.table.blocks().to_vec();
+        let chunk = StepChunk { tokens: tokens.to_vec(), start, blocks, slot };
         let logit_rows = match rows {
             LogitRows::None => 0..0,
             LogitRows::Last => count.saturating_sub(1)..count,
@@ -236,6 +259,11 @@ impl Engine {
         let output = self.step(ctx, &Arc::new(step), |tensors| tensors.logits.map(&mut read));
         match output {
             Ok(_) => sequence.commit(tokens),
+            // The rows of a window may be overwritten.
+            Err(_) if sequence.slot.is_some() => {
+                sequence.truncate(0);
+                sequence.table.truncate(0);
+            }
             Err(_) => sequence.table.truncate(start),
         }
         output
@@ -327,6 +355,16 @@ impl Engine {
     /// Number of token ids the model knows.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The slots of the caches' state rings.
+    pub(crate) fn slots(&self) -> &StateSlots {
+        &self.slots
+    }
+
+    /// Whether the model keeps state per sequence, so that nothing of one sequence's cache serves another.
+    pub fn keeps_state(&self) -> bool {
+        self.slots.exist()
     }
 
     /// The block pool, for its counts and its integrity check.

@@ -101,6 +101,18 @@ pub enum EngineError {
         /// What it said.
         reason: String,
     },
+    /// A step failed that may have changed the state of all its sequences.
+    #[error("a step failed, and with it every sequence in it, because the model keeps state: {reason}")]
+    State {
+        /// Why it failed.
+        reason: String,
+    },
+    /// More sequences than the model's caches have state for.
+    #[error("all {total} sequences that can hold state at once are taken; wait for one to end")]
+    Slots {
+        /// Slots of the caches.
+        total: usize,
+    },
     /// No KV blocks left, because other sequences hold them.
     #[error(transparent)]
     Blocks(#[from] SchedulerError),

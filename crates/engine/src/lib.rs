@@ -22,6 +22,7 @@ mod sampler;
 mod sampling;
 mod sequence;
 mod service;
+mod state_slots;
 mod stats;
 mod step;
 

@@ -2,16 +2,20 @@
 
 use scheduler::BlockTable;
 
+use crate::state_slots::StateSlot;
+
 /// The cached part of one conversation. Dropping it returns its blocks to the engine.
 #[derive(Debug)]
 pub struct Sequence {
     tokens: Vec<u32>,
     pub(crate) table: BlockTable,
+    /// Where the model keeps what is not paged, from the first step on; `None` for models that keep no such thing.
+    pub(crate) slot: Option<StateSlot>,
 }
 
 impl Sequence {
     pub(crate) fn new(table: BlockTable) -> Self {
-        Self { tokens: Vec::new(), table }
+        Self { tokens: Vec::new(), table, slot: None }
     }
 
     /// The tokens whose keys and values are cached, in order.
@@ -35,11 +39,12 @@ impl Sequence {
         let limit = prompt.len().saturating_sub(1);
         let shared = self.tokens.iter().zip(&prompt[..limit]).take_while(|(a, b)| a == b).count();
         self.truncate(shared);
-        shared
+        self.len()
     }
 
-    /// Forgets the tokens from position `len` on.
+    /// Forgets the tokens from position `len` on. State of a window cannot go back: with it all tokens are forgotten.
     pub fn truncate(&mut self, len: usize) {
+        let len = if self.slot.is_some() && len < self.len() { 0 } else { len };
         self.tokens.truncate(len);
         self.table.truncate(len);
     }

@@ -36,6 +36,8 @@ pub(crate) struct StepChunk {
     pub(crate) start: usize,
     /// The sequence's block table, with room for them.
     pub(crate) blocks: Vec<u32>,
+    /// The sequence's state slot, of models that keep state.
+    pub(crate) slot: Option<u32>,
 }
 
 impl StepChunk {
@@ -49,6 +51,8 @@ impl StepChunk {
 pub(crate) struct StepInput {
     /// `(source, target)`: blocks of every layer's cache that are copied before anything else.
     pub(crate) copies: Vec<(u32, u32)>,
+    /// `(source, target)`: state slots that are copied before anything else.
+    pub(crate) state_copies: Vec<(u32, u32)>,
     pub(crate) chunks: Vec<StepChunk>,
     /// The rows that are scored, in this order; a row may be scored more than once.
     pub(crate) logit_rows: Vec<u32>,
@@ -76,6 +80,9 @@ impl StepInput {
     ) -> Result<R, EngineError> {
         if !self.copies.is_empty() {
             rank.kv.copy_blocks(&self.copies)?;
+        }
+        if !self.state_copies.is_empty() {
+            rank.kv.copy_states(&self.state_copies)?;
         }
         if may_replay
             && let Some(rows) = self.decode_rows()
@@ -122,6 +129,11 @@ impl StepInput {
         let sequences: Vec<(usize, usize, &[u32])> =
             self.chunks.iter().map(|chunk| (chunk.tokens.len(), chunk.end(), &chunk.blocks[..])).collect();
         let paged = PagedBatch::new(rank.device, rank.kv.block_size(), &sequences)?;
+        let slots: Option<Vec<u32>> = self.chunks.iter().map(|chunk| chunk.slot).collect();
+        let paged = match slots {
+            Some(slots) => paged.with_state_slots(&slots)?,
+            None => paged,
+        };
         let tokens: Vec<u32> = self.chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
         let positions: Vec<u32> =
             self.chunks.iter().flat_map(|chunk| chunk.start as u32..chunk.end() as u32).collect();

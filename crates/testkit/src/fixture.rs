@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use tempfile::TempDir;
 
 /// Every fixture, one per family and storage form.
-pub const FIXTURES: [&str; 13] = [
+pub const FIXTURES: [&str; 16] = [
     "deepseek_coder_linear",
     "deepseek_llm",
     "deepseek_moe_v1",
@@ -21,6 +21,9 @@ pub const FIXTURES: [&str; 13] = [
     "deepseek_v3_fp8",
     "deepseek_v3_mtp",
     "deepseek_v3_noscale",
+    "deepseek_v4",
+    "deepseek_v4_quant",
+    "deepseek_v4_smallhca",
     "llama3_distill",
     "qwen2_distill",
 ];
@@ -46,6 +49,11 @@ impl Fixture {
     /// All fixtures.
     pub fn all() -> impl Iterator<Item = Self> {
         FIXTURES.into_iter().map(Self::open)
+    }
+
+    /// Those whose every kernel runs on a GPU.
+    pub fn all_on_a_gpu() -> impl Iterator<Item = Self> {
+        Self::all().filter(|fixture| !fixture.name.starts_with("deepseek_v4"))
     }
 
     /// Its directory's name.

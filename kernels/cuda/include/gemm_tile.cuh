@@ -44,6 +44,7 @@ struct Problem {
     uint32_t block_rows, block_columns;  // elements under one scale
     uint32_t scale_rows, scale_columns;  // scales of one expert
     uint32_t scale_bf16;     // INT4: scales are bf16
+    float limit;             // of the gated product's factors; infinite for none
 };
 
 struct Arguments {
@@ -283,7 +284,13 @@ __device__ __forceinline__ void store_pair(Value* row, uint32_t n, uint32_t limi
     if (n + 1 < limit) simt::store(row + n + 1, Value(b));
 }
 
-__device__ __forceinline__ float silu_times(float gate, float up) { return gate / (1.0f + expf(-gate)) * up; }
+/// silu(gate) * up, after `gate` is cut off above `limit` and `up` on both sides; an infinite limit cuts nothing. A NaN
+/// stays one.
+__device__ __forceinline__ float silu_times(float gate, float up, float limit) {
+    gate = gate > limit ? limit : gate;
+    up = up > limit ? limit : up < -limit ? -limit : up;
+    return gate / (1.0f + expf(-gate)) * up;
+}
 
 /// Writes the sums: f32 with the bias, or the gated product as activations. Parts of a split product stay sums.
 template <class Operand, class T, class B>
@@ -311,8 +318,8 @@ __device__ __forceinline__ void write_tile(const B& block, float (&total)[T::kI]
                 float a = total[i][j][h * 2], b = total[i][j][h * 2 + 1];
                 if (fused) {
                     if (j >= T::kJ / 2) continue;
-                    a = silu_times(a, total[i][j + T::kJ / 2][h * 2]);
-                    b = silu_times(b, total[i][j + T::kJ / 2][h * 2 + 1]);
+                    a = silu_times(a, total[i][j + T::kJ / 2][h * 2], args.p.limit);
+                    b = silu_times(b, total[i][j + T::kJ / 2][h * 2 + 1], args.p.limit);
                     store_pair(static_cast<typename Multiply<Operand>::Out*>(args.out) + size_t(slot) * n, row, n, n, a, b);
                 } else {
                     const uint32_t first = block.is_up(column) ? n : 0;

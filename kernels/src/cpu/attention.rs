@@ -90,6 +90,8 @@ pub struct Attention<'a> {
     pub value_dim: usize,
     /// Factor on the scores.
     pub scale: f32,
+    /// `[heads]`: a score beside those of the keys, which takes its share of the softmax and has no value.
+    pub sinks: Option<&'a [f32]>,
 }
 
 /// Writes the attention of every query head to `out` `[T, heads, value_dim]`.
@@ -208,8 +210,9 @@ impl State {
             // SAFETY: every pair of a query and a head is in one tile.
             let out = unsafe { target.part((t * args.heads + h) * args.value_dim, args.value_dim) };
             let values = &self.values[m * self.stride..][..args.value_dim];
+            let sink = args.sinks.map_or(0.0, |sinks| (sinks[h] - self.max[m]).exp());
             // A query without keys gets zeros.
-            let sum = if self.sum[m] == 0.0 { 1.0 } else { self.sum[m] };
+            let sum = if self.sum[m] == 0.0 { 1.0 } else { self.sum[m] + sink };
             out.iter_mut().zip(values).for_each(|(out, v)| *out = v / sum);
         }
     }

@@ -44,6 +44,24 @@ pub fn route(
     });
 }
 
+/// Weights `[T, top_k]` of the experts `ids` `[T, top_k]` that something other than the logits chose.
+pub fn weigh_chosen(
+    level: Level,
+    logits: &[f32],
+    ids: &[u32],
+    experts: usize,
+    config: &GateConfig,
+    weights: &mut [f32],
+) {
+    let mut scores = Scratch::zeroed(experts.next_multiple_of(LANES));
+    let top_k = config.top_k.max(1);
+    let tokens = logits.chunks_exact(experts.max(1)).zip(ids.chunks_exact(top_k));
+    for ((logits, ids), weights) in tokens.zip(weights.chunks_exact_mut(top_k)) {
+        level.run(Score { logits, scoring: config.scoring, scores: &mut scores });
+        weigh(&scores, ids, config, weights);
+    }
+}
+
 /// Scores of one token.
 struct Score<'a> {
     logits: &'a [f32],
@@ -59,8 +77,14 @@ impl Kernel for Score<'_> {
         let Self { logits, scoring, scores } = self;
         scores.fill(f32::NEG_INFINITY);
         scores[..logits.len()].copy_from_slice(logits);
+        if scoring == Scoring::SqrtSoftplus {
+            // There is no vector logarithm; a few hundred scalar ones are nothing beside the router's matmul.
+            scores[..logits.len()].iter_mut().for_each(|score| *score = softplus(*score).sqrt());
+            return;
+        }
         let chunks = scores.as_chunks_mut::<LANES>().0;
         match scoring {
+            Scoring::SqrtSoftplus => {}
             Scoring::Sigmoid => {
                 for chunk in chunks {
                     let e = exp(s, s.sub(s.splat(0.0), s.load(chunk)));
@@ -86,6 +110,11 @@ impl Kernel for Score<'_> {
             }
         }
     }
+}
+
+/// `ln(1 + e^x)` without overflow.
+fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
 /// Key of an excluded or already taken expert: below every number.

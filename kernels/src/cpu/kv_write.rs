@@ -96,7 +96,7 @@ fn layer_norm(x: &[f32], (weight, bias, eps): (&[f32], &[f32], f32), out: &mut [
 }
 
 /// `row` from element `start` of the cache on; a packed row is always written whole.
-fn store(level: Level, cache: &mut CacheMut<'_>, start: usize, row: &[f32]) {
+pub(super) fn store(level: Level, cache: &mut CacheMut<'_>, start: usize, row: &[f32]) {
     match cache {
         CacheMut::F32(cache) => cache[start..][..row.len()].copy_from_slice(row),
         CacheMut::Bf16(cache) => level.run(Round { row, to: &mut cache[start..][..row.len()] }),

@@ -242,8 +242,8 @@ pub fn linear(level: Level, x: &[f32], weight: &Weight, bias: Option<&[f32]>, ou
     });
 }
 
-/// `out = silu(x G^T) * (x U^T)`, `x` `[T, K]`, `out` `[T, I]`.
-pub fn swiglu(level: Level, x: &[f32], gate: &Weight, up: &Weight, out: &mut [f32]) {
+/// `out = silu(x G^T) * (x U^T)`, `x` `[T, K]`, `out` `[T, I]`; see [`SiluMul`] for `limit`.
+pub fn swiglu(level: Level, x: &[f32], gate: &Weight, up: &Weight, limit: f32, out: &mut [f32]) {
     let (gate, up) = (Matrix::new(gate, 0), Matrix::new(up, 0));
     let width = gate.rows;
     let x = Rows::dense(x, gate.cols);
@@ -251,7 +251,7 @@ pub fn swiglu(level: Level, x: &[f32], gate: &Weight, up: &Weight, out: &mut [f3
     let target = Disjoint::new(out);
     for_each(width.div_ceil(size), 2 * gate.work(x.len()), |index| {
         let rows = block(index, size, width);
-        let hidden = gated(level, &x, &gate, &up, rows.clone());
+        let hidden = gated(level, &x, &gate, &up, limit, rows.clone());
         for (t, values) in hidden.chunks_exact(rows.len()).enumerate() {
             // SAFETY: tasks have different columns of each row.
             unsafe { target.part(t * width + rows.start, rows.len()) }.copy_from_slice(values);
@@ -265,20 +265,22 @@ pub(super) fn gated(
     x: &Rows<'_>,
     gate: &Matrix<'_>,
     up: &Matrix<'_>,
+    limit: f32,
     rows: Range<usize>,
 ) -> Vec<f32> {
     let size = x.len() * rows.len();
     let (mut hidden, mut linear) = (vec![0.0; size], vec![0.0; size]);
     project(level, x, gate, rows.clone(), &mut hidden);
     project(level, x, up, rows, &mut linear);
-    level.run(SiluMul { gate: &mut hidden, up: &linear });
+    level.run(SiluMul { gate: &mut hidden, up: &linear, limit });
     hidden
 }
 
-/// `gate = silu(gate) * up`.
+/// `gate = silu(min(gate, limit)) * clamp(up, -limit, limit)`; an infinite limit clamps nothing.
 struct SiluMul<'a> {
     gate: &'a mut [f32],
     up: &'a [f32],
+    limit: f32,
 }
 
 impl Kernel for SiluMul<'_> {
@@ -286,13 +288,17 @@ impl Kernel for SiluMul<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let (low, high) = (s.splat(-self.limit), s.splat(self.limit));
         let (gates, gate_tail) = self.gate.as_chunks_mut::<LANES>();
         let (ups, up_tail) = self.up.as_chunks::<LANES>();
         for (gate, up) in gates.iter_mut().zip(ups) {
-            s.store(s.mul(silu(s, s.load(gate)), s.load(up)), gate);
+            // A NaN is the second operand, which the comparisons hand on.
+            let clamped = s.max(low, s.min(high, s.load(up)));
+            s.store(s.mul(silu(s, s.min(high, s.load(gate))), clamped), gate);
         }
         let mut lanes = padded(gate_tail);
-        s.store(s.mul(silu(s, s.load(&lanes)), s.load(&padded(up_tail))), &mut lanes);
+        let clamped = s.max(low, s.min(high, s.load(&padded(up_tail))));
+        s.store(s.mul(silu(s, s.min(high, s.load(&lanes))), clamped), &mut lanes);
         gate_tail.copy_from_slice(&lanes[..gate_tail.len()]);
     }
 }

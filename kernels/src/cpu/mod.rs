@@ -5,8 +5,11 @@
 //! functions here take slices that the ops have checked, and a [`Level`].
 
 mod attention;
+mod compressor;
 mod gate;
 mod gemv;
+mod grouped_linear;
+mod hyper_connection;
 mod indexer;
 mod kv_write;
 mod level;
@@ -17,14 +20,20 @@ mod moe;
 mod nibbles;
 mod packed;
 mod parallel;
+mod recent;
 mod requantize;
 mod rows;
 mod sample;
+mod shared_kv;
 mod simd;
 mod tile;
+mod window_attention;
 
 pub use attention::{Attention, CacheRows, Sequence, paged_attention};
-pub use gate::route;
+pub use compressor::{Compress, compress};
+pub use gate::{route, weigh_chosen};
+pub use grouped_linear::grouped_linear;
+pub use hyper_connection::{hyper_collapse, hyper_expand, hyper_maps};
 pub use indexer::{IndexTopk, index_topk};
 pub use kv_write::{CacheMut, gqa_kv_write, index_key_write, mla_kv_write};
 pub use level::Level;
@@ -33,5 +42,7 @@ pub use memory::AlignedBytes;
 pub use mla::{absorb_query, project_value};
 pub use moe::moe_experts;
 pub use requantize::{ScaleRule, requantize};
-pub use rows::{add_rms_norm, embedding, rms_norm, rope};
+pub use rows::{add_rms_norm, embedding, head_norm, rms_norm, rope};
 pub use sample::{Candidate, sample_row};
+pub use shared_kv::shared_kv;
+pub use window_attention::{EntryRows, WindowAttention, WindowRows, window_attention};

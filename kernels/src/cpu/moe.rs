@@ -61,7 +61,8 @@ fn hidden(level: Level, x: &[f32], top_k: usize, groups: &Groups, experts: &Expe
         let tokens = groups.order[slots.clone()].iter().map(|&slot| slot as usize / top_k);
         let x = Rows::collect(dim, tokens.map(|t| &x[t * dim..][..dim]));
         let (gate, up) = (Matrix::new(&experts.gate, expert), Matrix::new(&experts.up, expert));
-        let values = gated(level, &x, &gate, &up, rows.clone());
+        let limit = experts.swiglu_limit.unwrap_or(f32::INFINITY);
+        let values = gated(level, &x, &gate, &up, limit, rows.clone());
         for (slot, values) in slots.zip(values.chunks_exact(rows.len())) {
             // SAFETY: every slot and every block of its row belongs to one task.
             unsafe { target.part(slot * inter + rows.start, rows.len()) }.copy_from_slice(values);

@@ -87,14 +87,7 @@ impl Kernel for Norm<'_> {
         let Self { x, weight, eps, out } = self;
         let (chunks, tail) = x.as_chunks::<LANES>();
         let last = s.load(&padded(tail));
-        let mut squares = [s.mul(last, last), s.splat(0.0)];
-        for (i, chunk) in chunks.iter().enumerate() {
-            let x = s.load(chunk);
-            // Two chains hide the latency of the addition.
-            squares[i % 2] = s.mul_add(x, x, squares[i % 2]);
-        }
-        let mean = s.sum(s.add(squares[0], squares[1])) / x.len() as f32;
-        let scale = s.splat(1.0 / (mean + eps).sqrt());
+        let scale = s.splat(1.0 / (mean_square(s, x) + eps).sqrt());
         let (weights, weight_tail) = weight.as_chunks::<LANES>();
         let (outs, out_tail) = out.as_chunks_mut::<LANES>();
         for ((out, chunk), weight) in outs.iter_mut().zip(chunks).zip(weights) {
@@ -103,6 +96,45 @@ impl Kernel for Norm<'_> {
         let mut lanes = [0.0; LANES];
         s.store(s.mul(s.mul(last, scale), s.load(&padded(weight_tail))), &mut lanes);
         out_tail.copy_from_slice(&lanes[..tail.len()]);
+    }
+}
+
+/// The mean of the squares of a row.
+#[inline(always)]
+pub(super) fn mean_square<S: Simd>(s: S, x: &[f32]) -> f32 {
+    let (chunks, tail) = x.as_chunks::<LANES>();
+    let last = s.load(&padded(tail));
+    let mut squares = [s.mul(last, last), s.splat(0.0)];
+    for (i, chunk) in chunks.iter().enumerate() {
+        let x = s.load(chunk);
+        // Two chains hide the latency of the addition.
+        squares[i % 2] = s.mul_add(x, x, squares[i % 2]);
+    }
+    s.sum(s.add(squares[0], squares[1])) / x.len() as f32
+}
+
+/// `x / sqrt(mean(x^2) + eps)` of every `dim` values, in place.
+pub fn head_norm(level: Level, x: &mut [f32], dim: usize, eps: f32) {
+    let (work, heads) = (x.len(), x.len().checked_div(dim).unwrap_or(0));
+    let target = Disjoint::new(x);
+    for_each(heads, work, |h| {
+        // SAFETY: every task has its own head.
+        level.run(HeadNorm { x: unsafe { target.part(h * dim, dim) }, eps });
+    });
+}
+
+struct HeadNorm<'a> {
+    x: &'a mut [f32],
+    eps: f32,
+}
+
+impl Kernel for HeadNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let scale = 1.0 / (mean_square(s, self.x) + self.eps).sqrt();
+        self.x.iter_mut().for_each(|v| *v *= scale);
     }
 }
 

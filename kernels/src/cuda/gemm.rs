@@ -29,6 +29,8 @@ pub(super) struct Product<'a> {
     pub(super) weight: &'a Weight,
     /// Multiplies beside `weight`; the result is then `silu(x W^T) * x U^T`.
     pub(super) up: Option<&'a Weight>,
+    /// Bound of the two factors; infinite for none.
+    pub(super) limit: f32,
     /// `[N]`.
     pub(super) bias: Option<&'a Tensor>,
     /// Rows of the result.
@@ -55,6 +57,7 @@ struct Problem {
     scale_rows: u32,
     scale_columns: u32,
     scale_bf16: u32,
+    limit: f32,
 }
 
 /// A weight as the kernels see it.
@@ -207,6 +210,7 @@ impl Product<'_> {
         };
         let sizes = [plan.splits, self.slots, n].map(|size| size as u32);
         let args = sizes.into_iter().fold(args.output(&mut out)?, Args::value);
+        let args = if self.up.is_some() { args.value(self.limit) } else { args };
         let grid = [self.slots as u32, (n as u32).div_ceil(FINISH_THREADS), 1];
         let launch = Launch { grid, threads: FINISH_THREADS, shared_bytes: 0 };
         self.x.values.cuda(STEM)?.launch(STEM, name, launch, args)?;
@@ -247,6 +251,7 @@ impl Product<'_> {
             scale_rows: n.div_ceil(stored.block_rows) as u32,
             scale_columns: k.div_ceil(stored.block_columns) as u32,
             scale_bf16: stored.scales.is_some_and(|s| s.dtype() == DType::BF16).into(),
+            limit: self.limit,
         };
         let args = Args::new().tensor(&self.x.values)?;
         let args = args.tensor(self.weight.data())?.optional(stored.scales)?.optional(stored.zeros)?;

@@ -7,6 +7,7 @@ use crate::{Result, Tensor, Weight};
 pub(crate) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
     let slots = x.dim(0);
     let x = &operands(x, weight)?;
-    let product = Product { x, weight, up: None, bias, slots, divisor: 1, top_k: 1 };
+    let limit = f32::INFINITY;
+    let product = Product { x, weight, up: None, limit, bias, slots, divisor: 1, top_k: 1 };
     product.run(&product.plan()?, None)
 }

@@ -8,6 +8,7 @@
 mod arena;
 mod args;
 pub(crate) mod block_copy;
+pub(crate) mod compressor;
 mod device;
 pub(crate) mod elementwise;
 pub(crate) mod embedding;
@@ -15,6 +16,8 @@ mod fault;
 pub(crate) mod gate;
 mod gemm;
 mod graph;
+pub(crate) mod grouped_linear;
+pub(crate) mod hyper_connection;
 mod image;
 pub(crate) mod indexer;
 pub(crate) mod join;
@@ -29,10 +32,13 @@ pub(crate) mod paged_attention;
 mod quantize;
 pub(crate) mod rope;
 pub(crate) mod sample;
+pub(crate) mod shared_kv;
 mod staging;
+pub(crate) mod state_ring;
 pub(crate) mod swiglu;
 mod tile;
 mod transport;
+pub(crate) mod window_attention;
 
 pub use device::CudaDevice;
 

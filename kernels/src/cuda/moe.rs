@@ -26,7 +26,8 @@ pub(crate) fn moe_experts(x: &Tensor, routing: &Routing, experts: &Experts) -> R
     }
     let x = &operands(x, &experts.gate)?;
     let (weight, up) = (&experts.gate, Some(&experts.up));
-    let gated = Product { x, weight, up, bias: None, slots, divisor: top_k, top_k };
+    let limit = experts.swiglu_limit.unwrap_or(f32::INFINITY);
+    let gated = Product { x, weight, up, limit, bias: None, slots, divisor: top_k, top_k };
     let plan = gated.plan()?;
     let groups = align(&device, routing, count, &plan)?;
     let hidden = gated.run(&plan, Some(&groups))?;
@@ -34,7 +35,7 @@ pub(crate) fn moe_experts(x: &Tensor, routing: &Routing, experts: &Experts) -> R
     // What feeds a matmul has been an activation, whatever the gate's operands were.
     let hidden = activations(&hidden)?;
     let x = &operands(&hidden, &experts.down)?;
-    let down = Product { x, weight: &experts.down, up: None, bias: None, slots, divisor: 1, top_k };
+    let down = Product { x, weight: &experts.down, up: None, limit, bias: None, slots, divisor: 1, top_k };
     let down_plan = down.plan()?;
     // The same slots and matrices: the rows of the tiles differ only if the operand types do.
     let regrouped;

@@ -50,3 +50,16 @@ pub(crate) fn add_rms_norm(residual: &mut Tensor, x: &Tensor, weight: &Tensor, e
     }
     Ok(out)
 }
+
+/// `x / sqrt(mean(x^2) + eps)` of every head of `x` `[T, H, D]`, `F32`, in place.
+pub(crate) fn head_norm(x: &mut Tensor, eps: f32) -> Result<()> {
+    const OP: &str = "head_norm_assign";
+    let [tokens, heads, dim] = x.dims(OP, "x", "[T, H, D]")?;
+    x.device_buffer_mut(OP, "x")?;
+    if x.is_empty() {
+        return Ok(());
+    }
+    let device = x.cuda(OP)?.clone();
+    let launch = Launch { grid: [(tokens * heads) as u32, 1, 1], threads: 128, shared_bytes: 0 };
+    device.launch(STEM, "head_norm", launch, Args::new().output(x)?.value(dim as u32).value(eps))
+}

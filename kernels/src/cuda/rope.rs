@@ -7,8 +7,13 @@ const STEM: &str = "rope";
 /// Frequencies travel with the launch, in a struct of this size.
 const MAX_FREQUENCIES: usize = 128;
 
-/// The table of `positions` `[T]`, computed where they are.
-pub(crate) fn table(positions: &Tensor, inv_freq: &[f32], attention_factor: f32) -> Result<RopeTable> {
+/// The table of `positions` `[T]`, rounded down to multiples of `stride`, computed where they are.
+pub(crate) fn table(
+    positions: &Tensor,
+    inv_freq: &[f32],
+    attention_factor: f32,
+    stride: u32,
+) -> Result<RopeTable> {
     const OP: &str = "rope_table";
     let mut frequencies = [0.0_f32; MAX_FREQUENCIES];
     let Some(used) = frequencies.get_mut(..inv_freq.len()) else {
@@ -23,7 +28,8 @@ pub(crate) fn table(positions: &Tensor, inv_freq: &[f32], attention_factor: f32)
         let launch =
             Launch { grid: [(tokens * half).div_ceil(128) as u32, 1, 1], threads: 128, shared_bytes: 0 };
         let args = Args::new().tensor(positions)?.output(&mut cos)?.output(&mut sin)?;
-        let args = args.value(tokens as u32).value(half as u32).value(attention_factor).value(frequencies);
+        let args = args.value(tokens as u32).value(half as u32).value(stride);
+        let args = args.value(attention_factor).value(frequencies);
         positions.cuda(OP)?.launch(STEM, "rope_table", launch, args)?;
     }
     Ok(RopeTable { cos, sin })

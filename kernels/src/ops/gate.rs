@@ -10,6 +10,8 @@ pub enum Scoring {
     Softmax,
     /// Sigmoid per expert (V3).
     Sigmoid,
+    /// Square root of softplus per expert (V4).
+    SqrtSoftplus,
 }
 
 /// How a group of experts is scored before whole groups are dropped.
@@ -77,6 +79,53 @@ pub fn route(logits: &Tensor, correction_bias: Option<&Tensor>, config: &GateCon
     let chosen = bytemuck::cast_slice_mut(ids.bytes_mut(OP, "experts")?);
     let target = (chosen, weights.f32s_mut(OP, "weights")?);
     cpu::route(Level::detect(), logits, bias, experts, config, target);
+    Ok(Routing { experts: ids, weights })
+}
+
+/// As [`route`], but the experts of a token are fixed by its id: row `token_ids[t]` of `table` `[V, top_k]` (`U32`), in
+/// the table's order. The weights still come from the logits (V4's hash-routed layers, `tid2eid`).
+///
+/// # Errors
+/// A token beyond the table, or an entry that is no expert.
+pub fn route_by_token(
+    logits: &Tensor,
+    table: &Tensor,
+    token_ids: &Tensor,
+    config: &GateConfig,
+) -> Result<Routing> {
+    const OP: &str = "route_by_token";
+    let [tokens, experts] = logits.dims(OP, "logits", "[T, E]")?;
+    let [vocab, top_k] = table.dims(OP, "table", "[V, top_k]")?;
+    if token_ids.shape() != [tokens] {
+        return Err(KernelError::shape(OP, "token_ids", format!("[{tokens}]"), token_ids.shape()));
+    }
+    if top_k != config.top_k {
+        return Err(KernelError::shape(OP, "table", format!("[V, {}]", config.top_k), table.shape()));
+    }
+    logits.expect_dtype(DType::F32, "F32", OP, "logits")?;
+    for (arg, list) in [("table", table), ("token_ids", token_ids)] {
+        list.expect_device(&logits.device(), OP, arg)?;
+        list.expect_dtype(DType::U32, "U32", OP, arg)?;
+    }
+    #[cfg(feature = "cuda-host")]
+    if logits.is_cuda() {
+        return crate::cuda::gate::route_by_token(logits, table, token_ids, config);
+    }
+    let (table, token_ids) = (table.u32s(OP, "table")?, token_ids.u32s(OP, "token_ids")?);
+    let mut ids = Tensor::output(&logits.device(), DType::U32, &[tokens, top_k])?;
+    let chosen: &mut [u32] = bytemuck::cast_slice_mut(ids.bytes_mut(OP, "experts")?);
+    for (row, &token) in chosen.chunks_exact_mut(top_k.max(1)).zip(token_ids) {
+        if token as usize >= vocab {
+            return Err(KernelError::value(OP, "token_ids", format!("token ids below {vocab}"), token));
+        }
+        row.copy_from_slice(&table[token as usize * top_k..][..top_k]);
+        if let Some(id) = row.iter().find(|&&id| id as usize >= experts) {
+            return Err(KernelError::value(OP, "table", format!("experts below {experts}"), id));
+        }
+    }
+    let mut weights = Tensor::output(&logits.device(), DType::F32, &[tokens, top_k])?;
+    let logits = logits.f32s(OP, "logits")?;
+    cpu::weigh_chosen(Level::detect(), logits, chosen, experts, config, weights.f32s_mut(OP, "weights")?);
     Ok(Routing { experts: ids, weights })
 }
 

@@ -58,6 +58,7 @@ pub fn paged_gqa(
         value_start: num_kv_heads * dim,
         value_dim: dim,
         scale,
+        sinks: None,
     };
     batch.count_attention(args.rows_read());
     let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads * dim])?;

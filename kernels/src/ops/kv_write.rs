@@ -141,7 +141,7 @@ fn check_slots(
 }
 
 /// The typed rows of `cache`, for writing.
-fn cache_mut<'a>(op: &'static str, cache: &'a mut Tensor) -> Result<CacheMut<'a>> {
+pub(super) fn cache_mut<'a>(op: &'static str, cache: &'a mut Tensor) -> Result<CacheMut<'a>> {
     let dtype = cache.dtype();
     match dtype {
         DType::F32 => Ok(CacheMut::F32(cache.f32s_mut(op, "cache")?)),

@@ -2,10 +2,13 @@
 //! runs the forward of the device its tensors live on.
 
 mod block_copy;
+mod compressor;
 mod elementwise;
 mod embedding;
 mod gate;
 mod gqa;
+mod grouped_linear;
+mod hyper_connection;
 mod indexer;
 mod join;
 mod kv_write;
@@ -18,23 +21,32 @@ mod paged_mla;
 mod requantize;
 mod rope;
 mod sample;
+mod shared_kv;
+mod state_ring;
 mod swiglu;
+mod window_attention;
 
 pub use block_copy::{copy_blocks, swap_in, swap_out};
+pub use compressor::{Compressor, compress};
 pub use elementwise::{add_assign, concat_cols, gather_rows};
 pub use embedding::{embedding, embedding_shard};
-pub use gate::{GateConfig, GroupScore, Routing, Scoring, route};
+pub use gate::{GateConfig, GroupScore, Routing, Scoring, route, route_by_token};
 pub use gqa::paged_gqa;
+pub use grouped_linear::grouped_linear;
+pub use hyper_connection::{HyperConfig, hyper_collapse, hyper_expand, hyper_maps, hyper_spread};
 pub use indexer::{INDEX_SCORE_BYTES, index_topk};
 pub use join::join_cols;
 pub use kv_write::{gqa_kv_write, index_key_write, mla_kv_write};
 pub use linear::linear;
 pub use mla::{MlaDims, mla_absorb_query, mla_project_value};
 pub use moe::{Experts, moe_experts};
-pub use norm::{add_rms_norm, rms_norm};
+pub use norm::{add_rms_norm, head_norm_assign, rms_norm};
 pub use paged::{CacheReads, PagedBatch};
 pub use paged_mla::paged_mla;
 pub use requantize::{Int8Scales, Int8Stack, QuantError, requantize_int8};
 pub use rope::rope_assign;
 pub use sample::{Choice, LogitEdit, SampleBatch, SampleParams, SampledRows, sample, sample_host};
+pub use shared_kv::shared_kv;
+pub use state_ring::ring_write;
 pub use swiglu::swiglu;
+pub use window_attention::{CompressedEntries, window_attention};

@@ -13,6 +13,8 @@ pub struct Experts {
     pub up: Weight,
     /// `[E, D, I]`.
     pub down: Weight,
+    /// Bound of the SwiGLU's factors (see [`crate::ops::swiglu`]).
+    pub swiglu_limit: Option<f32>,
 }
 
 impl Experts {

@@ -40,6 +40,19 @@ pub fn add_rms_norm(residual: &mut Tensor, x: &Tensor, weight: &Tensor, eps: f32
     Ok(out)
 }
 
+/// `x / sqrt(mean(x^2) + eps)` of every head of `x` `[T, H, D]` (`F32`), in place: a norm without weights.
+pub fn head_norm_assign(x: &mut Tensor, eps: f32) -> Result<()> {
+    const OP: &str = "head_norm_assign";
+    let [_, _, dim] = x.dims(OP, "x", "[T, H, D]")?;
+    x.expect_dtype(DType::F32, "F32", OP, "x")?;
+    #[cfg(feature = "cuda-host")]
+    if x.is_cuda() {
+        return crate::cuda::norm::head_norm(x, eps);
+    }
+    cpu::head_norm(Level::detect(), x.f32s_mut(OP, "x")?, dim, eps);
+    Ok(())
+}
+
 fn check(op: &'static str, x: &Tensor, weight: &Tensor) -> Result<()> {
     let [_, dim] = x.dims(op, "x", "[T, D]")?;
     if weight.shape() != [dim] {

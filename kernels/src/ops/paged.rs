@@ -24,6 +24,9 @@ pub struct PagedBatch {
     pub slot_mapping: Tensor,
     /// Rows per block.
     pub block_size: usize,
+    /// `[B]`: where each sequence keeps what is not paged (the last rows of a window, an unfinished compression): its
+    /// row of every state ring. `None` for models without such state.
+    pub state_slots: Option<Tensor>,
     /// Where the ops count the cache rows that they read, if somebody wants to know.
     pub reads: Option<Arc<CacheReads>>,
 }
@@ -94,8 +97,22 @@ impl PagedBatch {
             block_tables: Tensor::from_u32(device, &[lens.len(), width], &tables)?,
             slot_mapping: Tensor::from_u32(device, &[slots.len()], &slots)?,
             block_size,
+            state_slots: None,
             reads: None,
         })
+    }
+
+    /// The same paging for sequences whose state lies in these slots of the state rings, one per sequence.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] for another number of slots.
+    pub fn with_state_slots(mut self, slots: &[u32]) -> Result<Self> {
+        if slots.len() != self.num_sequences() {
+            let expected = format!("[{}]", self.num_sequences());
+            return Err(KernelError::shape("paged_batch", "state_slots", expected, &[slots.len()]));
+        }
+        self.state_slots = Some(Tensor::from_u32(&self.slot_mapping.device(), &[slots.len()], slots)?);
+        Ok(self)
     }
 
     /// The paging of a step to be recorded: `count` sequences of one new token each with tables of `width` blocks, in
@@ -111,6 +128,7 @@ impl PagedBatch {
             block_tables: zeros(&[count, width])?,
             slot_mapping: zeros(&[count])?,
             block_size,
+            state_slots: None,
             reads: None,
         })
     }
@@ -191,6 +209,24 @@ impl PagedBatch {
         Ok(sequences)
     }
 
+    /// The sequences with their state slots, checked against rings of `slots` slots and a cache of `blocks` blocks.
+    pub(crate) fn stateful(
+        &self,
+        op: &'static str,
+        slots: usize,
+        blocks: usize,
+    ) -> Result<Vec<(Sequence<'_>, usize)>> {
+        let Some(list) = &self.state_slots else {
+            return Err(KernelError::value(op, "state_slots", "a slot for every sequence", "none"));
+        };
+        let list = list.u32s(op, "state_slots")?;
+        if let Some(slot) = list.iter().find(|&&slot| slot as usize >= slots) {
+            return Err(KernelError::value(op, "state_slots", format!("slots below {slots}"), slot));
+        }
+        let sequences = self.sequences(op, blocks)?.into_iter();
+        Ok(sequences.zip(list.iter().map(|&slot| slot as usize)).collect())
+    }
+
     /// Fails unless the lists live on `device` and fit each other and a cache of `blocks` blocks. Lists that only a GPU
     /// knows are checked by its kernels.
     pub(crate) fn check(&self, op: &'static str, device: &Device, blocks: usize) -> Result<()> {
@@ -229,11 +265,16 @@ impl PagedBatch {
 
     /// The typed rows of `cache`.
     pub(crate) fn cache_rows<'a>(&self, op: &'static str, cache: &'a Tensor) -> Result<CacheRows<'a>> {
-        cache.expect_device(&Device::Cpu, op, "cache")?;
-        match cache.dtype() {
-            DType::F32 => Ok(CacheRows::F32(bytemuck::cast_slice(cache.bytes()))),
-            DType::BF16 => Ok(CacheRows::Bf16(bytemuck::cast_slice(cache.bytes()))),
-            found => Err(KernelError::DType { op, arg: "cache", expected: "F32 or BF16", found }),
-        }
+        float_rows(op, "cache", cache)
+    }
+}
+
+/// The typed rows of a tensor of cache rows on the CPU.
+pub(crate) fn float_rows<'a>(op: &'static str, arg: &'static str, rows: &'a Tensor) -> Result<CacheRows<'a>> {
+    rows.expect_device(&Device::Cpu, op, arg)?;
+    match rows.dtype() {
+        DType::F32 => Ok(CacheRows::F32(bytemuck::cast_slice(rows.bytes()))),
+        DType::BF16 => Ok(CacheRows::Bf16(bytemuck::cast_slice(rows.bytes()))),
+        found => Err(KernelError::DType { op, arg, expected: "F32 or BF16", found }),
     }
 }

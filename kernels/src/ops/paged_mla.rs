@@ -81,6 +81,7 @@ pub fn paged_mla(
         value_start: 0,
         value_dim: kv_lora_rank,
         scale,
+        sinks: None,
     };
     batch.count_attention(args.rows_read());
     let mut out = Tensor::output(&cache.device(), DType::F32, &[tokens, heads, kv_lora_rank])?;

@@ -51,6 +51,27 @@ pub fn mqa(q: &[f32], rows: &[f32], visible: &[Vec<u32>], sizes: [usize; 3], sca
     out
 }
 
+/// [`mqa`] with a sink per head, whole rows as values: each head's softmax has one more term `exp(sinks[h])`, which has no
+/// value. `sizes` are `[H, D]`.
+pub fn window(
+    q: &[f32],
+    rows: &[f32],
+    visible: &[Vec<u32>],
+    sinks: &[f32],
+    [heads, dim]: [usize; 2],
+    scale: f32,
+) -> Vec<f32> {
+    let mut out = Vec::new();
+    for (i, q) in q.chunks_exact(dim).enumerate() {
+        let row = |r: u32| &rows[r as usize * dim..][..dim];
+        let weight = |r: u32| (q.iter().zip(row(r)).map(|(a, b)| a * b).sum::<f32>() * scale).exp();
+        let seen = &visible[i / heads];
+        let total = seen.iter().map(|&r| weight(r)).sum::<f32>() + sinks[i % heads].exp();
+        out.extend((0..dim).map(|d| seen.iter().map(|&r| weight(r) / total * row(r)[d]).sum::<f32>()));
+    }
+    out
+}
+
 /// Grouped heads: `q` `[T, H, D]`, `rows` `[R, 2 * H_kv * D]`; `sizes` are `[H, H_kv, D]`.
 pub fn gqa(q: &[f32], rows: &[f32], visible: &[Vec<u32>], sizes: [usize; 3], scale: f32) -> Vec<f32> {
     let [heads, kv_heads, dim] = sizes;

@@ -40,9 +40,20 @@ pub fn linear(x: &[f32], weight: &[f32], bias: Option<&[f32]>, k: usize, n: usiz
     out
 }
 
-/// `gate = silu(gate) * up`.
-pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    for (g, u) in gate.iter_mut().zip(up) {
-        *g = *g / (1.0 + (-*g).exp()) * u;
+/// `gate = silu(gate) * up`; with a limit `gate` is cut off above it and `up` on both sides first.
+pub fn silu_mul(gate: &mut [f32], up: &[f32], limit: Option<f32>) {
+    for (g, &u) in gate.iter_mut().zip(up) {
+        let (mut clamped, mut u) = (*g, u);
+        if let Some(limit) = limit {
+            clamped = clamped.min(limit);
+            u = u.clamp(-limit, limit);
+        }
+        *g = clamped / (1.0 + (-clamped).exp()) * u;
     }
+}
+
+/// [`linear`] in groups: `x` `[T, groups * k]`, `weight` `[groups * n, k]`, to `[T, groups * n]`.
+pub fn grouped_linear(x: &[f32], weight: &[f32], groups: usize, k: usize, n: usize) -> Vec<f32> {
+    let rows = x.chunks_exact(groups * k).flat_map(|row| row.chunks_exact(k).enumerate());
+    rows.flat_map(|(g, x)| linear(x, &weight[g * n * k..][..n * k], None, k, n)).collect()
 }

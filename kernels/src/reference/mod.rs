@@ -3,16 +3,20 @@
 
 mod attention;
 mod block_copy;
+mod compressor;
 mod dense;
+mod hyper_connection;
 mod indexer;
 mod moe;
 mod requantize;
 mod sample;
 mod w8a8;
 
-pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope};
+pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, rope, window};
 pub use block_copy::copy_blocks;
-pub use dense::{embedding, layer_norm, linear, rms_norm, silu_mul};
+pub use compressor::compress;
+pub use dense::{embedding, grouped_linear, layer_norm, linear, rms_norm, silu_mul};
+pub use hyper_connection::{hyper_collapse, hyper_expand, hyper_maps};
 pub use indexer::{index_scores, index_topk};
 pub use moe::{moe_experts, route};
 pub use requantize::{quant_error, requantize_int8};

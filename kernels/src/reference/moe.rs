@@ -31,6 +31,10 @@ pub fn route(
 fn score(logits: &[f32], scoring: Scoring) -> Vec<f32> {
     match scoring {
         Scoring::Sigmoid => logits.iter().map(|l| 1.0 / (1.0 + (-l).exp())).collect(),
+        Scoring::SqrtSoftplus => {
+            // In f64, which neither overflows nor loses the one for any logit of a sound model.
+            logits.iter().map(|&l| f64::from(l).exp().ln_1p().sqrt() as f32).collect()
+        }
         Scoring::Softmax => {
             let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let exp: Vec<f32> = logits.iter().map(|l| (l - max).exp()).collect();
@@ -72,13 +76,15 @@ fn top_k(values: &[f32], k: usize) -> Vec<usize> {
     order
 }
 
-/// See [`crate::ops::moe_experts`]; `weights` are gate, up and down, `sizes` are `[D, I, top_k]`.
+/// See [`crate::ops::moe_experts`]; `weights` are gate, up and down, `sizes` are `[D, I, top_k]`, `limit` is the
+/// SwiGLU's.
 pub fn moe_experts(
     x: &[f32],
     ids: &[u32],
     route_weights: &[f32],
     weights: [&[f32]; 3],
     sizes: [usize; 3],
+    limit: Option<f32>,
 ) -> Vec<f32> {
     let [dim, inter, top_k] = sizes;
     let [gate, up, down] = weights.map(|w| move |e: usize| &w[e * dim * inter..][..dim * inter]);
@@ -87,7 +93,7 @@ pub fn moe_experts(
         for slot in t * top_k..(t + 1) * top_k {
             let expert = ids[slot] as usize;
             let mut hidden = linear(x, gate(expert), None, dim, inter);
-            silu_mul(&mut hidden, &linear(x, up(expert), None, dim, inter));
+            silu_mul(&mut hidden, &linear(x, up(expert), None, dim, inter), limit);
             let y = linear(&hidden, down(expert), None, inter, dim);
             out.iter_mut().zip(&y).for_each(|(o, y)| *o += route_weights[slot] * y);
         }

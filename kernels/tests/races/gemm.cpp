@@ -26,7 +26,7 @@ static void run(const char* name) {
             const bool grouped = gated == uint32_t(copies), split = gated;
             const uint32_t columns = gated ? T::kN / 2 : T::kN, tiles = row_tiles * ((n + columns - 1) / columns);
             const uint32_t rows = grouped ? row_tiles : 2, block = Format::kWord ? 32 : 64;
-            gemm::Problem problem{slots, n, k, rows, split ? 3u : 5u, divisor, gated, 1, block, n, (k + block - 1) / block, 0};
+            gemm::Problem problem{slots, n, k, rows, split ? 3u : 5u, divisor, gated, 1, block, n, (k + block - 1) / block, 0, 1.0f};
             const simt::Settings settings{simt::Schedule::Ahead, simt::Copies(copies), 7};
             const dim3 grid(tiles / row_tiles * rows, 1, split ? 2 : 1);
             simt::Fault fault = simt::launch<Kernel>(

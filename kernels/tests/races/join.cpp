@@ -11,8 +11,9 @@ int main() {
     do {                                                                                                                    \
         auto* from = reinterpret_cast<const T*>(block.data());                                                              \
         auto* to = reinterpret_cast<T*>(out.data());                                                                        \
-        RUN(place_cols_##bytes, dim3(rows, 2), 256, 0, settings, from, to, width, 0u, out_width);                           \
-        RUN(place_cols_##bytes, dim3(rows, 1), 256, 0, settings, from, to, out_width - width, width, out_width);            \
+        RUN(place_cols_##bytes, dim3(rows, 2), 256, 0, settings, from, to, width, width, 0u, out_width);                    \
+        RUN(place_cols_##bytes, dim3(rows, 1), 256, 0, settings, from, to, out_width - width, out_width - width, width,      \
+            out_width);                                                                                                     \
     } while (0)
         PLACE(16, uint4);
         PLACE(4, uint32_t);

@@ -1,5 +1,5 @@
 // Every kernel that goes row by row, on small shapes, for ThreadSanitizer: embedding, norms, rope, gathers and joins,
-// routing, block copies. Results are not looked at here.
+// routing, block copies, shared rows of V4 and its streams. Results are not looked at here.
 #include <stdio.h>
 
 #include <vector>
@@ -8,8 +8,10 @@
 #include "elementwise.cu"
 #include "embedding.cu"
 #include "gate.cu"
+#include "hyper_connection.cu"
 #include "norm.cu"
 #include "rope.cu"
+#include "shared_kv.cu"
 #include "simt/host.h"
 
 using namespace cachalot;
@@ -66,16 +68,28 @@ int main() {
     MOVE(16, uint4);
 
     auto *cosines = reinterpret_cast<float*>(extra.data()), *sines = cosines + 512;
-    run<rope_table>("rope_table", 1, 128, 0, ids.data(), cosines, sines, 3u, 20u, 1.0f, Frequencies{});
+    run<rope_table>("rope_table", 1, 128, 0, ids.data(), cosines, sines, 3u, 20u, 4u, 1.0f, Frequencies{});
     for (uint32_t interleaved : {0u, 1u})
         run<rope_assign>("rope_assign", dim3(3, 1), 256, 0, y, static_cast<const float*>(cosines), static_cast<const float*>(sines), 4u, 50u,
                          7u, 20u, interleaved);
 
+    const auto* zeros = reinterpret_cast<const uint32_t*>(input.data());
     auto* experts = reinterpret_cast<uint32_t*>(extra.data());
     const Gate gate = {60, 6, 4, 2, 1, 1, 1, 1.0f};
 #define GATE(name) run<name>(#name, 2, 128, 0, x, x, experts, y, 5u, gate)
     GATE(route_64);
     GATE(route_256);
     GATE(route_512);
+    run<route_by_token>("route_by_token", 2, 128, 0, &fault, x, zeros, zeros, experts, y, 5u, 3u, Gate{60, 6, 1, 1, 2, 0, 1, 1.0f});
+    run<head_norm>("head_norm", 3, 128, 0, y, 300u, 1e-6f);
+#define SHARED_ROW(name, out) run<name>(#name, 3, 256, 0, x, weight, x, x, out, 300u, 20u, 1e-6f)
+    SHARED_ROW(shared_kv_f32, y);
+    SHARED_ROW(shared_kv_bf16, half_y);
+
+    const hyper::MapSizes maps = {4, 400, 24, 20, 1e-6f, 1e-6f};
+    run<hyper_maps>("hyper_maps", 3, 256, 0, x, x, weight, weight, y, maps);
+    run<hyper_collapse>("hyper_collapse", dim3(3, 2), 256, 0, x, weight, y, 4u, 300u, 24u);
+    run<hyper_expand>("hyper_expand", dim3(3, 2), 256, 0, y, x, weight, 4u, 300u);
+    run<hyper_spread>("hyper_spread", dim3(3, 2), 256, 0, x, y, 4u, 300u);
     return failures != 0 || fault.code != 0;
 }

@@ -30,7 +30,7 @@ impl Block {
         let normed = self.attention_norm.forward(hidden)?;
         let attended = self.attention.forward(ctx, batch, &normed, cache)?;
         let normed = self.ffn_norm.forward_add(hidden, &attended)?;
-        ops::add_assign(hidden, &self.ffn.forward(ctx, &normed)?)?;
+        ops::add_assign(hidden, &self.ffn.forward(ctx, batch, &normed)?)?;
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use kernels::Tensor;
 
 use crate::layers::{Mlp, Moe};
-use crate::{Result, StepContext};
+use crate::{Batch, Result, StepContext};
 
 /// The feed-forward half of a block.
 #[derive(Debug)]
@@ -17,10 +17,10 @@ pub enum Ffn {
 
 impl Ffn {
     /// `x` `[T, D]`, normed, to `[T, D]`.
-    pub fn forward(&self, ctx: &mut StepContext<'_>, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, ctx: &mut StepContext<'_>, batch: &Batch, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Mlp(mlp) => mlp.forward(x),
-            Self::Moe(moe) => moe.forward(ctx, x),
+            Self::Moe(moe) => moe.forward(ctx, batch, x),
         }
     }
 }

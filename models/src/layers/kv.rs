@@ -27,6 +27,18 @@ pub enum LayerKv {
         /// Width of the index key.
         index_head_dim: usize,
     },
+    /// The last rows of a window, and with a ratio compressed entries of all tokens (V4). The window and the compression
+    /// under way are state of the sequence, not of its blocks.
+    Window {
+        /// Width of a row, key and value of all heads.
+        head_dim: usize,
+        /// Tokens that a query sees uncompressed.
+        sliding_window: usize,
+        /// Tokens of a compressed entry; 0 for a layer without.
+        ratio: usize,
+        /// Width of an index entry, for layers that choose among their entries; their windows overlap.
+        index_head_dim: Option<usize>,
+    },
     /// `[rotated keys | values]` of all key heads.
     Gqa {
         /// Key heads `H_kv`.
@@ -45,6 +57,17 @@ pub struct CachePart {
     pub width: usize,
     /// Tokens that share a row: 1, or a divisor of the block size.
     pub tokens_per_row: usize,
+}
+
+/// One kind of row of which a sequence keeps its last few, in a slot of its own ([`ops::ring_write`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatePart {
+    /// Stored element type.
+    pub dtype: DType,
+    /// Rows that are kept.
+    pub rows: usize,
+    /// Elements of a row.
+    pub width: usize,
 }
 
 impl CachePart {
@@ -87,8 +110,31 @@ impl LayerKv {
                 let index_keys = CachePart::per_token(index_dtype, index_head_dim);
                 Ok(vec![latent(kv_lora_rank, qk_rope_head_dim), index_keys])
             }
+            (Self::Window { head_dim, ratio, index_head_dim, .. }, DType::F32 | DType::BF16) => {
+                let widths = [Some(head_dim), index_head_dim].into_iter().flatten();
+                let widths = widths.take(if ratio == 0 { 0 } else { 2 });
+                Ok(widths.map(|width| CachePart { dtype, width, tokens_per_row: ratio }).collect())
+            }
             _ => Err(ModelError::step("kv dtype", "F32, BF16, or F8_E4M3 for latent rows", dtype)),
         }
+    }
+
+    /// What the layer keeps per sequence: the window's rows in the cache's `dtype`, then what the compressor of the
+    /// entries and that of the index entries have projected, values and gates in `F32`.
+    pub fn state(&self, dtype: DType) -> Vec<StatePart> {
+        let Self::Window { head_dim, sliding_window, ratio, index_head_dim } = *self else {
+            return Vec::new();
+        };
+        let mut parts = vec![StatePart { dtype, rows: sliding_window, width: head_dim }];
+        // Overlapping windows are two of them, and a token has two halves of channels.
+        let windows = if index_head_dim.is_some() { 2 } else { 1 };
+        let widths = [Some(head_dim), index_head_dim].into_iter().flatten().filter(|_| ratio > 0);
+        parts.extend(widths.map(|width| StatePart {
+            dtype: DType::F32,
+            rows: windows * ratio,
+            width: 2 * windows * width,
+        }));
+        parts
     }
 }
 
@@ -108,6 +154,35 @@ impl KvLayout {
         let layer = |kv: &LayerKv| Ok(kv.parts(dtype)?.iter().map(CachePart::bytes_per_token).sum::<usize>());
         self.layers.iter().map(layer).sum()
     }
+
+    /// Bytes that one sequence costs besides its tokens: the state of all layers.
+    pub fn bytes_per_sequence(&self, dtype: DType) -> usize {
+        let bytes = |part: StatePart| part.dtype.size() * part.rows * part.width;
+        self.layers.iter().flat_map(|kv| kv.state(dtype)).map(bytes).sum()
+    }
+
+    /// Whether layers keep state per sequence, so that sequences need slots.
+    pub fn has_state(&self) -> bool {
+        self.layers.iter().any(|kv| !kv.state(DType::F32).is_empty())
+    }
+
+    /// The smallest block that holds whole rows of every kind; the size of a block is a multiple of it.
+    pub fn block_tokens(&self) -> usize {
+        let ratio = |kv: &LayerKv| match *kv {
+            LayerKv::Window { ratio, .. } => ratio.max(1),
+            LayerKv::Mla { .. } | LayerKv::SparseMla { .. } | LayerKv::Gqa { .. } => 1,
+        };
+        self.layers.iter().map(ratio).fold(1, lcm)
+    }
+}
+
+/// The least common multiple.
+fn lcm(a: usize, b: usize) -> usize {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    a / x * b
 }
 
 /// One layer's part of the cache: a tensor `[num_blocks, block_size / tokens_per_row, width]` for each of its
@@ -115,12 +190,23 @@ impl KvLayout {
 #[derive(Debug)]
 pub struct LayerCache {
     tensors: Vec<Tensor>,
+    states: Vec<Tensor>,
 }
 
 impl LayerCache {
     /// The tensors, in the order of the layer's parts.
     pub fn tensors(&self) -> &[Tensor] {
         &self.tensors
+    }
+
+    /// The rings `[slots, rows, width]` of the layer's [`LayerKv::state`].
+    pub fn states(&self) -> &[Tensor] {
+        &self.states
+    }
+
+    /// Tensors and rings at once, for the attention to write to.
+    pub fn parts_mut(&mut self) -> (&mut [Tensor], &mut [Tensor]) {
+        (&mut self.tensors, &mut self.states)
     }
 
     /// All `N` tensors at once, for the attention to write its rows.
@@ -139,6 +225,10 @@ impl LayerCache {
 /// The cache of all layers.
 #[derive(Debug)]
 pub struct KvCache {
+    device: Device,
+    layout: KvLayout,
+    /// What unwritten bytes hold.
+    fill: u8,
     layers: Vec<LayerCache>,
     num_blocks: usize,
     block_size: usize,
@@ -158,9 +248,7 @@ impl KvCache {
         block_size: usize,
         dtype: DType,
     ) -> Result<Self> {
-        Self::build(layout, [num_blocks, block_size], dtype, |stored, shape| {
-            Ok(Tensor::zeros(device, stored, shape)?)
-        })
+        Self::build(device, layout, [num_blocks, block_size], dtype, 0)
     }
 
     /// As [`KvCache::new`], with every element NaN: whoever reads a row that was never written gets NaN logits.
@@ -172,17 +260,16 @@ impl KvCache {
         block_size: usize,
         dtype: DType,
     ) -> Result<Self> {
-        Self::build(layout, [num_blocks, block_size], dtype, |stored, shape| {
-            // All bits set is a NaN in each of the formats.
-            Ok(Tensor::filled(device, stored, shape, 0xFF)?)
-        })
+        // All bits set is a NaN in each of the formats.
+        Self::build(device, layout, [num_blocks, block_size], dtype, 0xFF)
     }
 
     fn build(
+        device: &Device,
         layout: &KvLayout,
         [num_blocks, block_size]: [usize; 2],
         dtype: DType,
-        tensor: impl Fn(DType, &[usize]) -> Result<Tensor>,
+        fill: u8,
     ) -> Result<Self> {
         if block_size == 0 {
             return Err(ModelError::step("kv block_size", "at least 1", block_size));
@@ -192,14 +279,41 @@ impl KvCache {
                 let expected = format!("a multiple of {}", part.tokens_per_row);
                 return Err(ModelError::step("kv block_size", expected, block_size));
             }
-            tensor(part.dtype, &[num_blocks, block_size / part.tokens_per_row, part.width])
+            let shape = [num_blocks, block_size / part.tokens_per_row, part.width];
+            Ok(Tensor::filled(device, part.dtype, &shape, fill)?)
         };
         let layer = |kv: &LayerKv| {
             let tensors = kv.parts(dtype)?.into_iter().map(part).collect::<Result<_>>()?;
-            Ok(LayerCache { tensors })
+            Ok(LayerCache { tensors, states: Vec::new() })
         };
         let layers = layout.layers.iter().map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, num_blocks, block_size, dtype })
+        let (device, layout) = (device.clone(), layout.clone());
+        Ok(Self { device, layout, fill, layers, num_blocks, block_size, dtype })
+    }
+
+    /// The cache with `slots` slots for the state of as many sequences; without effect where layers keep none.
+    ///
+    /// # Errors
+    /// If memory is spent.
+    pub fn with_state_slots(mut self, slots: usize) -> Result<Self> {
+        for (layer, kv) in self.layers.iter_mut().zip(&self.layout.layers) {
+            let ring = |part: StatePart| {
+                Tensor::filled(&self.device, part.dtype, &[slots, part.rows, part.width], self.fill)
+            };
+            layer.states =
+                kv.state(self.dtype).into_iter().map(ring).collect::<std::result::Result<_, _>>()?;
+        }
+        Ok(self)
+    }
+
+    /// Copies the state of slot `source` to slot `target` in every layer, for every pair `(source, target)`: what a
+    /// snapshot and its restoration take.
+    ///
+    /// # Errors
+    /// As [`ops::copy_blocks`].
+    pub fn copy_states(&mut self, pairs: &[(u32, u32)]) -> Result<()> {
+        let mut rings = self.layers.iter_mut().flat_map(|layer| &mut layer.states);
+        Ok(rings.try_for_each(|ring| ops::copy_blocks(ring, pairs))?)
     }
 
     /// The layers' parts, for the decoder stack to hand one to each of `count` layers.
@@ -246,6 +360,7 @@ impl KvCache {
 
     /// Bytes resident over all layers.
     pub fn size_bytes(&self) -> usize {
-        self.layers.iter().flat_map(LayerCache::tensors).map(Tensor::size_bytes).sum()
+        let tensors = self.layers.iter().flat_map(|layer| layer.tensors.iter().chain(&layer.states));
+        tensors.map(Tensor::size_bytes).sum()
     }
 }

@@ -14,16 +14,18 @@ pub struct Mlp {
     pub up: Weight,
     /// `[D, I]`.
     pub down: RowLinear,
+    /// Bound of the two factors (see [`ops::swiglu`]).
+    pub swiglu_limit: Option<f32>,
 }
 
 impl Mlp {
     /// `x` `[T, D]` to `[T, D]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&ops::swiglu(x, &self.gate, &self.up)?)
+        self.down.forward(&ops::swiglu(x, &self.gate, &self.up, self.swiglu_limit)?)
     }
 
     /// This rank's summand of [`Mlp::forward`].
     pub fn partial(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.partial(&ops::swiglu(x, &self.gate, &self.up)?)
+        self.down.partial(&ops::swiglu(x, &self.gate, &self.up, self.swiglu_limit)?)
     }
 }

@@ -7,7 +7,16 @@ use kernels::ops::{self, Experts, GateConfig};
 use kernels::{Tensor, Weight};
 
 use crate::layers::Mlp;
-use crate::{Result, StepContext};
+use crate::{Batch, Result, StepContext};
+
+/// Who chooses a token's experts; their weights come from the router's logits in any case.
+#[derive(Debug)]
+pub enum ExpertChoice {
+    /// The router, by the best scores; with `e_score_correction_bias` `[E]` (`F32`), which shifts the choice.
+    Scores(Option<Tensor>),
+    /// The token's id: its row of a table `[V, top_k]` (`U32`).
+    TokenId(Tensor),
+}
 
 /// `sum_k w_k * expert_k(x) + shared(x)`.
 #[derive(Debug)]
@@ -16,8 +25,8 @@ pub struct Moe {
     pub layer_idx: usize,
     /// Router `[E, D]`, held in `F32`: logits decide discrete choices and are never quantised.
     pub gate: Weight,
-    /// `e_score_correction_bias` `[E]`, `F32`: shifts the choice, never the weights.
-    pub correction_bias: Option<Tensor>,
+    /// Who chooses.
+    pub choice: ExpertChoice,
     /// The rule that turns logits into experts and weights.
     pub gate_config: GateConfig,
     /// The routed experts; every rank has a slice of each.
@@ -30,9 +39,14 @@ pub struct Moe {
 
 impl Moe {
     /// `x` `[T, D]`, normed, to `[T, D]`. Every rank routes alike, and routed and shared experts are reduced together.
-    pub fn forward(&self, ctx: &mut StepContext<'_>, x: &Tensor) -> Result<Tensor> {
+    pub fn forward(&self, ctx: &mut StepContext<'_>, batch: &Batch, x: &Tensor) -> Result<Tensor> {
         let logits = ops::linear(x, &self.gate, None)?;
-        let routing = ops::route(&logits, self.correction_bias.as_ref(), &self.gate_config)?;
+        let routing = match &self.choice {
+            ExpertChoice::Scores(bias) => ops::route(&logits, bias.as_ref(), &self.gate_config)?,
+            ExpertChoice::TokenId(table) => {
+                ops::route_by_token(&logits, table, &batch.token_ids, &self.gate_config)?
+            }
+        };
         ctx.probe_router(self.layer_idx, &logits, &routing);
         let mut out = ops::moe_experts(x, &routing, &self.experts)?;
         if let Some(shared_experts) = &self.shared_experts {

@@ -13,6 +13,8 @@ pub struct RopeFrequencies {
     pub inv_freq: Vec<f32>,
     /// Factor on cosines and sines; 1 but for YaRN configs whose `mscale` differs from `mscale_all_dim`.
     pub attention_factor: f32,
+    /// Positions are rounded down to multiples of it: 1 for tokens, more for entries that stand for several.
+    pub stride: u32,
 }
 
 impl RopeFrequencies {
@@ -51,7 +53,20 @@ impl RopeFrequencies {
         Self {
             inv_freq: inv_freq.into_iter().map(|f| f as f32).collect(),
             attention_factor: attention_factor as f32,
+            stride: 1,
         }
+    }
+
+    /// The frequencies that turn back what these have turned.
+    #[must_use]
+    pub fn inverse(&self) -> Self {
+        Self { inv_freq: self.inv_freq.iter().map(|f| -f).collect(), ..self.clone() }
+    }
+
+    /// The same frequencies for entries that stand for `ratio` tokens each and lie at the first of them.
+    #[must_use]
+    pub fn for_entries(&self, ratio: u32) -> Self {
+        Self { stride: ratio, ..self.clone() }
     }
 }
 
@@ -178,6 +193,17 @@ mod tests {
             mscale_all_dim: 0.0,
         };
         assert_near(RopeFrequencies::new(1e4, 64, &scaling).attention_factor, 1.368_888, 1e-6);
+    }
+
+    #[test]
+    fn inverse_and_entries_change_one_thing_each() {
+        let plain = RopeFrequencies::new(1e4, 8, &RopeScaling::None);
+        let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+        assert_eq!(sum(&plain.inverse().inv_freq, &plain.inv_freq), [0.0; 4]);
+        assert_eq!(plain.inverse().inverse(), plain);
+        let entries = plain.for_entries(4);
+        assert_eq!((entries.stride, &entries.inv_freq), (4, &plain.inv_freq));
+        assert_ne!(entries, plain, "they need a table of their own");
     }
 
     #[test]

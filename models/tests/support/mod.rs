@@ -41,6 +41,8 @@ pub(crate) struct Sequence {
     pub(crate) tokens: Vec<u32>,
     pub(crate) cached: usize,
     pub(crate) blocks: Vec<u32>,
+    /// Its slot of the state rings, from its first step on.
+    pub(crate) slot: Option<u32>,
 }
 
 impl Sequence {
@@ -54,7 +56,11 @@ pub(crate) struct Pool {
     pub(crate) kv: KvCache,
     pub(crate) mtp_kv: Option<KvCache>,
     free: Vec<u32>,
+    slots: Vec<u32>,
 }
+
+/// Slots of a pool: more than any test has sequences.
+const SLOTS: usize = 24;
 
 impl Pool {
     /// `num_blocks` blocks, all NaN, handed out in an order that `seed` decides.
@@ -65,11 +71,14 @@ impl Pool {
         block_size: usize,
         seed: u64,
     ) -> Self {
+        // Whole rows, where a row stands for several tokens; the pool then has the same tokens or more.
+        let block_size = block_size.next_multiple_of(model.kv_layout().block_tokens());
         let cache = |layout| KvCache::poisoned(&Device::Cpu, layout, num_blocks, block_size, dtype).unwrap();
         Self {
-            kv: cache(model.kv_layout()),
+            kv: cache(model.kv_layout()).with_state_slots(SLOTS).unwrap(),
             mtp_kv: model.mtp().map(|mtp| cache(mtp.kv_layout())),
             free: Random::new(seed).permutation(num_blocks),
+            slots: Random::new(seed + 1).permutation(SLOTS),
         }
     }
 
@@ -90,9 +99,14 @@ impl Pool {
             ids.extend_from_slice(&sequence.tokens[range.clone()]);
             positions.extend(range.map(|p| p as u32));
         }
+        let slots: Vec<u32> = work
+            .iter_mut()
+            .map(|(sequence, _)| *sequence.slot.get_or_insert_with(|| self.slots.pop().expect("a free slot")))
+            .collect();
         let paging: Vec<_> =
             work.iter().map(|(s, new)| (*new, s.cached + new, s.blocks.as_slice())).collect();
         let paged = PagedBatch::new(&Device::Cpu, block_size, &paging).unwrap();
+        let paged = paged.with_state_slots(&slots).unwrap();
         Batch::new(&ids, &positions, paged).unwrap()
     }
 

@@ -56,6 +56,16 @@ pub(crate) struct RopeConfig {
 /// Reads everything but what depends on the attention kind: `head_dim` and `num_key_value_heads` are as written, or
 /// 0 where the config is silent.
 pub(crate) fn common(fields: &Fields<'_>, architecture: &str, model_type: &str) -> Result<CommonConfig> {
+    common_with(fields, architecture, model_type, "intermediate_size")
+}
+
+/// As [`common`], for a family that keeps the width of its feed-forward under the key `intermediate`.
+pub(crate) fn common_with(
+    fields: &Fields<'_>,
+    architecture: &str,
+    model_type: &str,
+    intermediate: &str,
+) -> Result<CommonConfig> {
     const DEFAULT_POSITIONS: usize = 2048;
     fields.only("hidden_act", &"silu".into())?;
     let max_position_embeddings =
@@ -70,7 +80,7 @@ pub(crate) fn common(fields: &Fields<'_>, architecture: &str, model_type: &str) 
         num_attention_heads: fields.size("num_attention_heads", MAX_HEADS)?,
         num_key_value_heads: fields.size_opt("num_key_value_heads", MAX_HEADS)?.unwrap_or(0),
         head_dim: fields.size_opt("head_dim", MAX_WIDTH)?.unwrap_or(0),
-        intermediate_size: fields.size("intermediate_size", MAX_WIDTH)?,
+        intermediate_size: fields.size(intermediate, MAX_WIDTH)?,
         vocab_size: fields.size("vocab_size", MAX_VOCAB)?,
         max_position_embeddings,
         rms_norm_eps: fields.number_opt("rms_norm_eps", 1e-30, 1.0)?.unwrap_or(1e-6) as f32,

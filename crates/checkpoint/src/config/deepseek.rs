@@ -99,6 +99,8 @@ pub enum ScoringFunc {
     Softmax,
     /// Of each expert by itself.
     Sigmoid,
+    /// The square root of the softplus of each expert by itself.
+    SqrtSoftplus,
 }
 
 /// How experts are chosen from their scores.

@@ -2,6 +2,7 @@
 
 mod base;
 mod deepseek;
+mod deepseek_v4;
 mod fields;
 mod generation;
 mod llama;
@@ -14,6 +15,7 @@ pub use base::CommonConfig;
 pub use deepseek::{
     DeepseekConfig, DeepseekGeneration, IndexerConfig, MlaConfig, MoeConfig, ScoringFunc, TopkMethod,
 };
+pub use deepseek_v4::{CSA_RATIO, DeepseekV4Config};
 pub use generation::GenerationConfig;
 pub use llama::LlamaConfig;
 pub use quantization::Fp8Config;
@@ -35,6 +37,8 @@ const MAX_POSITIONS: usize = 1 << 30;
 pub enum ModelConfig {
     /// deepseek-moe, V2, V3, V3.2.
     Deepseek(DeepseekConfig),
+    /// V4.
+    DeepseekV4(DeepseekV4Config),
     /// llama and qwen2.
     Llama(LlamaConfig),
 }
@@ -42,6 +46,7 @@ pub enum ModelConfig {
 #[derive(Clone, Copy, PartialEq)]
 enum Family {
     Deepseek(DeepseekGeneration),
+    DeepseekV4,
     Llama,
     Qwen2,
     /// A DeepSeek family that is known but has no layers here yet.
@@ -56,7 +61,7 @@ const FAMILIES: [(&str, &str, Family); 9] = [
     ("DeepseekV32ForCausalLM", "deepseek_v32", Family::Deepseek(DeepseekGeneration::V32)),
     ("LlamaForCausalLM", "llama", Family::Llama),
     ("Qwen2ForCausalLM", "qwen2", Family::Qwen2),
-    ("DeepseekV4ForCausalLM", "deepseek_v4", Family::NotYet),
+    ("DeepseekV4ForCausalLM", "deepseek_v4", Family::DeepseekV4),
     ("DeepseekV41ForCausalLM", "deepseek_v41", Family::NotYet),
     ("DeepseekV41ForConditionalGeneration", "deepseek_v41", Family::NotYet),
 ];
@@ -74,6 +79,9 @@ impl ModelConfig {
             Family::Deepseek(generation) => {
                 deepseek::deepseek(&fields, architecture, model_type, generation).map(Self::Deepseek)
             }
+            Family::DeepseekV4 => {
+                deepseek_v4::deepseek_v4(&fields, architecture, model_type).map(Self::DeepseekV4)
+            }
             Family::Llama => llama::llama(&fields, architecture, model_type).map(Self::Llama),
             Family::Qwen2 => llama::qwen2(&fields, architecture, model_type).map(Self::Llama),
             Family::NotYet => {
@@ -87,6 +95,7 @@ impl ModelConfig {
     pub fn common(&self) -> &CommonConfig {
         match self {
             Self::Deepseek(config) => &config.common,
+            Self::DeepseekV4(config) => &config.common,
             Self::Llama(config) => &config.common,
         }
     }

@@ -28,6 +28,7 @@ pub(crate) struct Outcome {
 /// # Errors
 /// The engine is lost.
 pub(crate) fn run(engine: &Engine, plan: &Plan, lives: &mut Lives) -> Result<Outcome, EngineError> {
+    plan.preempted.iter().for_each(|id| lives.states.remove(*id));
     let copies = || plan.copies.iter().map(|copy| (copy.from, copy.to)).collect();
     let error = match attempt(engine, copies(), &plan.chunks, lives) {
         Ok(outcome) => return Ok(outcome),
@@ -35,6 +36,13 @@ pub(crate) fn run(engine: &Engine, plan: &Plan, lives: &mut Lives) -> Result<Out
         Err(error) => error,
     };
     let mut outcome = Outcome::default();
+    if engine.keeps_state() {
+        // The failed step may have changed any state, so that nothing can be run again.
+        let reason = error.to_string();
+        let fail = |chunk: &Chunk| (chunk.id, EngineError::State { reason: reason.clone() });
+        outcome.failed.extend(plan.chunks.iter().map(fail));
+        return Ok(outcome);
+    }
     if let [only] = &plan.chunks[..] {
         outcome.failed.push((only.id, error));
     } else {
@@ -71,10 +79,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(copies: Vec<(u32, u32)>, chunks: &[Chunk], lives: &mut Lives) -> Self {
-        let mut parts = Self { input: StepInput { copies, ..StepInput::default() }, ..Self::default() };
+    fn new(copies: Vec<(u32, u32)>, chunks: &[Chunk], slots: &[Option<u32>], lives: &mut Lives) -> Self {
+        let state_copies = lives.states.take_copies();
+        let input = StepInput { copies, state_copies, ..StepInput::default() };
+        let mut parts = Self { input, ..Self::default() };
         let mut end = 0;
-        for Chunk { id, start, tokens, blocks, sample, .. } in chunks {
+        for (Chunk { id, start, tokens, blocks, sample, .. }, slot) in chunks.iter().zip(slots) {
             let rows = end..end + tokens.len() as u32;
             end = rows.end;
             for id in sample {
@@ -87,8 +97,8 @@ impl Parts {
                 parts.input.hidden_rows.extend(rows);
                 parts.embedded.push((*id, tokens.len()));
             }
-            let chunk = StepChunk { tokens: tokens.clone(), start: *start, blocks: blocks.clone() };
-            parts.input.chunks.push(chunk);
+            let (tokens, blocks) = (tokens.clone(), blocks.clone());
+            parts.input.chunks.push(StepChunk { tokens, start: *start, blocks, slot: *slot });
         }
         parts
     }
@@ -101,12 +111,14 @@ fn attempt(
     chunks: &[Chunk],
     lives: &mut Lives,
 ) -> Result<Outcome, EngineError> {
-    let Parts { input, mut samplers, embedded } = Parts::new(copies, chunks, lives);
+    let slots = lives.states.of(engine, chunks)?;
+    let Parts { input, mut samplers, embedded } = Parts::new(copies, chunks, &slots, lives);
     let ids: Vec<SequenceId> = samplers.iter().map(|(id, _)| *id).collect();
     let result = catch_unwind(AssertUnwindSafe(|| step(engine, input, &mut samplers)));
     lives.continuations.extend(samplers);
     let (sampled, hidden) =
         result.unwrap_or_else(|panic| Err(EngineError::Panic { words: panic_words(&*panic) }))?;
+    lives.states.part(chunks);
     let width = hidden.len() / embedded.iter().map(|(_, count)| count).sum::<usize>().max(1);
     let mut rest = &hidden[..];
     let hidden = embedded.into_iter().map(|(id, count)| {

@@ -10,6 +10,7 @@ use scheduler::SequenceId;
 use super::Constraint;
 use super::events::EventSender;
 use super::job::Job;
+use super::states::States;
 use crate::ranks::panic_words;
 use crate::{EngineError, FinishReason, GenerationStats, Sampled, Sampler, SamplingParams};
 
@@ -30,6 +31,7 @@ pub(crate) struct LiveJob {
 pub(crate) struct Lives {
     pub(crate) continuations: HashMap<SequenceId, Box<Continuation>>,
     pub(crate) means: HashMap<SequenceId, Mean>,
+    pub(crate) states: States,
 }
 
 impl Lives {
@@ -42,6 +44,7 @@ impl Lives {
     pub(crate) fn remove(&mut self, id: SequenceId) {
         self.continuations.remove(&id);
         self.means.remove(&id);
+        self.states.remove(id);
     }
 }
 

@@ -11,6 +11,7 @@ mod live;
 mod metrics;
 mod runner;
 mod shared;
+mod states;
 
 use std::fmt;
 use std::sync::Arc;

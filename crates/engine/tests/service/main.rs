@@ -8,4 +8,5 @@ mod faults;
 mod gpu;
 mod lifecycle;
 mod readers;
+mod state;
 mod support;

@@ -177,6 +177,11 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     // A second look before minutes of loading: a refused address or key should not cost them.
     options.validate()?;
     let model = model_arg::load(source, args.load_options())?;
+    if model.engine().keeps_state() && !args.batch.no_prefix_cache {
+        tracing::warn!(
+            "prefix cache off: this model keeps state per sequence, which is not cached with the blocks"
+        );
+    }
     // Prompts are encoded and grammars compiled on these: more than the cores can run are only stacks and heaps.
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
