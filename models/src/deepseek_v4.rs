@@ -18,7 +18,7 @@ use crate::layers::{
 use crate::loader::{FfnNames, Loader, Part};
 use crate::{Decoder, HeadShard, ModelError, Result};
 
-/// Reads a V4 model. Its prediction layers are known and not read.
+/// Reads a V4 model. Its draft layers are left: they count among the tensors that nobody uses.
 pub(crate) fn load(config: &DeepseekV4Config, loader: &mut Loader<'_>) -> Result<Decoder> {
     if let Some(name) = loader.find("markov_head") {
         let expected = "a bundle without a DSpark drafter, which this build cannot run";
@@ -26,7 +26,6 @@ pub(crate) fn load(config: &DeepseekV4Config, loader: &mut Loader<'_>) -> Result
     }
     let CommonConfig { hidden_size: dim, vocab_size, rms_norm_eps, num_hidden_layers, .. } = config.common;
     loader.name_ffn(FfnNames { gate: "w1", up: "w3", down: "w2", swiglu_limit: config.swiglu_limit });
-    loader.skip_all("mtp.");
     let embedding = loader.embedding("embed", vocab_size, dim)?;
     let blocks = Blocks::new(config);
     let blocks_read = (0..num_hidden_layers).map(|i| blocks.load(loader, i)).collect::<Result<Vec<_>>>()?;

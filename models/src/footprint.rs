@@ -15,6 +15,8 @@ pub struct Footprint {
     pub weight_bytes: u64,
     /// KV cache per token over all layers.
     pub kv_bytes_per_token: u64,
+    /// What a sequence keeps besides its tokens; 0 for most families.
+    pub kv_bytes_per_sequence: u64,
     /// Activations of a step, at most.
     pub step_bytes: u64,
 }
@@ -36,6 +38,8 @@ impl Footprint {
         Ok(Self {
             weight_bytes: weight_bytes(checkpoint, ranks as u64, experts),
             kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype)? as u64,
+            // Windows and compressors have no heads to split.
+            kv_bytes_per_sequence: crate::kv_layout(config).bytes_per_sequence(kv_dtype) as u64,
             step_bytes: step_bytes(config, ranks as u64, step_tokens as u64),
         })
     }
@@ -83,8 +87,13 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u
         ModelConfig::Deepseek(config) => config.common.num_attention_heads as u64,
         ModelConfig::DeepseekV4(_) => 1,
     };
+    let is_v4 = matches!(checkpoint.config(), ModelConfig::DeepseekV4(_));
     let kept = |name: &str| {
         let Some(info) = checkpoint.info(name) else { return 0 };
+        // V4's draft layers are not read.
+        if is_v4 && name.starts_with("mtp.") {
+            return 0;
+        }
         let bytes =
             if expert_matrix(name).is_some() { expert_bytes(info, experts) } else { info.size_bytes as u64 };
         match share(name) {

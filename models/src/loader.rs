@@ -298,12 +298,6 @@ impl<'a> Loader<'a> {
         Ok(table)
     }
 
-    /// Tensors that begin with `prefix` are known, and this build has no use for them.
-    pub(crate) fn skip_all(&mut self, prefix: &str) {
-        let names = self.checkpoint.names().filter(|name| name.starts_with(prefix));
-        self.read.extend(names.map(str::to_owned));
-    }
-
     /// The first tensor whose name contains `part`.
     pub(crate) fn find(&self, part: &str) -> Option<&'a str> {
         self.checkpoint.names().find(|name| name.contains(part))

@@ -43,7 +43,7 @@ pub trait Model: Send + Sync {
     /// Bytes of all weights resident on this rank, MTP and scales included.
     fn weight_bytes(&self) -> usize;
 
-    /// Tensors of the checkpoint that the family does not know, sorted. Not empty means that the checkpoint says
+    /// Tensors of the checkpoint that the family does not use, sorted. Not empty means that the checkpoint says
     /// something that the outputs do not reflect: tell the user.
     fn unknown_tensors(&self) -> &[String];
 

@@ -11,8 +11,8 @@ mod random_model;
 use std::sync::Arc;
 
 use checkpoint::{Checkpoint, LoadProgress};
-use kernels::{Device, Tensor, ops, reference};
-use models::{Model, Probe, StepContext};
+use kernels::{DType, Device, Tensor, ops, reference};
+use models::{ExpertFormat, Footprint, Model, Probe, StepContext};
 use random_model::{awkward_v3, random_model};
 use serde_json::json;
 use support::{Pool, Sequence, load_rank, prompt_logits};
@@ -168,6 +168,22 @@ fn strangers_are_reported() {
         let model = load(&fixture.checkpoint()).unwrap();
         assert!(model.unknown_tensors().is_empty(), "{}: {:?}", fixture.name(), model.unknown_tensors());
     }
+}
+
+/// V4's draft layers are left, which its user hears and no plan counts; a DSpark drafter's are refused.
+#[test]
+fn draft_tensors_of_v4() {
+    let fixture = Fixture::open("deepseek_v4");
+    let plan = |checkpoint: &Checkpoint| {
+        Footprint::new(checkpoint, 1, DType::F32, 16, ExpertFormat::AsStored).unwrap().weight_bytes
+    };
+    let dir = fixture.copy_with("mtp.0.enorm.weight", 64);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(load(&checkpoint).unwrap().unknown_tensors(), ["mtp.0.enorm.weight"]);
+    assert_eq!(plan(&checkpoint), plan(&fixture.checkpoint()));
+    let dir = fixture.copy_with("mtp.0.markov_head.markov_w1.weight", 64);
+    let error = load(&Checkpoint::open(dir.path()).unwrap()).err().unwrap().to_string();
+    assert!(error.contains("DSpark") && error.contains("mtp.0.markov_head.markov_w1.weight"), "{error}");
 }
 
 #[test]

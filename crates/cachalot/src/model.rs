@@ -84,6 +84,7 @@ impl LanguageModel {
             context_len: options.context_len,
             kv_dtype: options.kv_dtype,
             max_sequences: options.max_sequences,
+            state_slots: options.state_slots,
             commit_cache: options.commit_cache,
             prefill_chunk: options.prefill_chunk,
             ..EngineOptions::default()

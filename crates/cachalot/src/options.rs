@@ -17,6 +17,8 @@ pub struct LoadOptions {
     pub kv_dtype: Option<DType>,
     /// Sequences of full length that may be in work or kept by chats at once.
     pub max_sequences: usize,
+    /// Sequences in work or kept by chats at once, of models that keep state per sequence (V4): a share of memory each.
+    pub state_slots: usize,
     /// Whether the KV cache takes its memory at once ([`engine::EngineOptions::commit_cache`]).
     pub commit_cache: bool,
     /// Prompt tokens per step.
@@ -36,6 +38,7 @@ impl Default for LoadOptions {
             context_len: None,
             kv_dtype: None,
             max_sequences: 4,
+            state_slots: engine.state_slots,
             commit_cache: false,
             prefill_chunk: engine.prefill_chunk,
             tensor_parallel: 1,

@@ -64,7 +64,7 @@ pub(crate) fn plan(
     sizes: &Sizes,
     experts: Option<ExpertFormat>,
 ) -> Result<Option<MemoryPlan>, Error> {
-    let Sizes { kv_dtype, kv_tokens, step_tokens, .. } = *sizes;
+    let Sizes { kv_dtype, kv_tokens, step_tokens, state_slots, .. } = *sizes;
     let footprint = |ranks, device: &Device| {
         let experts = experts.unwrap_or_else(|| ExpertFormat::default_for(device));
         Footprint::new(checkpoint, ranks, kv_dtype, step_tokens, experts)
@@ -78,6 +78,7 @@ pub(crate) fn plan(
             total_bytes: total as u64,
             footprint: footprint(devices.len(), device)?,
             kv_tokens: kv_tokens as u64,
+            state_slots: state_slots as u64,
         };
         if tightest.as_ref().is_none_or(|(other, _): &(MemoryPlan, _)| plan.free_bytes < other.free_bytes) {
             tightest = Some((plan, device));

@@ -22,7 +22,7 @@ fn verify(name: &str, options: &VerifyOptions) -> Report {
 #[test]
 fn every_fixture_holds_in_single_precision() {
     let _gpu = soft_gpu();
-    for fixture in Fixture::all_on_a_gpu() {
+    for fixture in Fixture::all() {
         let options = VerifyOptions { device: gpu(Precision::F32), ..Default::default() };
         let report = verify(fixture.name(), &options);
         assert_eq!(report.outcome(), Outcome::Pass, "{}\n{report}", fixture.name());
@@ -32,7 +32,7 @@ fn every_fixture_holds_in_single_precision() {
 #[test]
 fn chunks_hold_in_single_precision() {
     let _gpu = soft_gpu();
-    for name in ["deepseek_v3_mtp", "deepseek_v32", "llama3_distill"] {
+    for name in ["deepseek_v3_mtp", "deepseek_v32", "deepseek_v4_smallhca", "llama3_distill"] {
         let options = VerifyOptions { chunk: Some(7), device: gpu(Precision::F32), ..Default::default() };
         let report = verify(name, &options);
         assert_eq!(report.outcome(), Outcome::Pass, "{name}\n{report}");

@@ -77,6 +77,8 @@ pub struct Sizes {
     pub kv_tokens: usize,
     /// Most tokens of a step.
     pub step_tokens: usize,
+    /// Sequences that may be under way at once, of models that keep state.
+    pub state_slots: usize,
 }
 
 impl EngineOptions {
@@ -105,7 +107,7 @@ impl EngineOptions {
         }
         let kv_tokens = context_len.saturating_mul(self.max_sequences);
         let step_tokens = self.prefill_chunk.min(context_len);
-        Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens })
+        Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens, state_slots: self.state_slots })
     }
 }
 

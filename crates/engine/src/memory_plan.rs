@@ -6,6 +6,7 @@ use models::Footprint;
 
 use crate::EngineError;
 
+const MIB: f64 = (1_u64 << 20) as f64;
 const GIB: f64 = (1_u64 << 30) as f64;
 
 /// The memory of one device, and what the largest rank of a model takes of it.
@@ -21,6 +22,8 @@ pub struct MemoryPlan {
     pub footprint: Footprint,
     /// Tokens that the KV cache is to hold, over all sequences.
     pub kv_tokens: u64,
+    /// Sequences that are to keep state at once, of models that do.
+    pub state_slots: u64,
 }
 
 impl MemoryPlan {
@@ -29,17 +32,26 @@ impl MemoryPlan {
         self.footprint.kv_bytes_per_token.saturating_mul(self.kv_tokens)
     }
 
+    /// Bytes of the state of all sequences.
+    pub fn state_bytes(&self) -> u64 {
+        self.footprint.kv_bytes_per_sequence.saturating_mul(self.state_slots)
+    }
+
     /// Bytes that the model needs in all.
     pub fn needed_bytes(&self) -> u64 {
+        self.fixed_bytes().saturating_add(self.kv_bytes())
+    }
+
+    /// Bytes that it needs whatever the KV cache holds.
+    fn fixed_bytes(&self) -> u64 {
         let Footprint { weight_bytes, step_bytes, .. } = self.footprint;
-        weight_bytes.saturating_add(step_bytes).saturating_add(self.kv_bytes())
+        weight_bytes.saturating_add(step_bytes).saturating_add(self.state_bytes())
     }
 
     /// Tokens that the KV cache could hold if it took all that is free.
     pub fn room_tokens(&self) -> u64 {
-        let Footprint { weight_bytes, step_bytes, kv_bytes_per_token } = self.footprint;
-        let left = self.free_bytes.saturating_sub(weight_bytes + step_bytes);
-        left.checked_div(kv_bytes_per_token).unwrap_or(0)
+        let left = self.free_bytes.saturating_sub(self.fixed_bytes());
+        left.checked_div(self.footprint.kv_bytes_per_token).unwrap_or(0)
     }
 
     /// Fails unless everything fits.
@@ -53,6 +65,10 @@ impl MemoryPlan {
         let mut fixes = Vec::new();
         if self.room_tokens() >= 2 {
             fixes.push(format!("a context of at most {} tokens in all", grouped(self.room_tokens())));
+        }
+        if self.state_bytes() > 0 && self.state_slots > 1 {
+            let each = self.footprint.kv_bytes_per_sequence as f64 / MIB;
+            fixes.push(format!("fewer requests at once (--max-num-seqs), which keep {each:.1} MiB each"));
         }
         let more = std::iter::successors(Some(ranks * 2), |n| Some(n * 2)).take_while(|&n| n <= 64);
         if let Some(ranks) = more.into_iter().find(|&n| fits(n)) {
@@ -69,7 +85,7 @@ impl fmt::Display for MemoryPlan {
         let Footprint { weight_bytes, step_bytes, .. } = self.footprint;
         write!(
             f,
-            "{} needs {} of {} free (of {}): weights {}, KV {} for {} tokens, activations {}; KV room for {} tokens",
+            "{} needs {} of {} free (of {}): weights {}, KV {} for {} tokens, ",
             self.device,
             gib(self.needed_bytes()),
             gib(self.free_bytes),
@@ -77,9 +93,11 @@ impl fmt::Display for MemoryPlan {
             gib(weight_bytes),
             gib(self.kv_bytes()),
             grouped(self.kv_tokens),
-            gib(step_bytes),
-            grouped(self.room_tokens()),
-        )
+        )?;
+        if self.state_bytes() > 0 {
+            write!(f, "state {} for {} requests, ", gib(self.state_bytes()), self.state_slots)?;
+        }
+        write!(f, "activations {}; KV room for {} tokens", gib(step_bytes), grouped(self.room_tokens()))
     }
 }
 
@@ -100,9 +118,37 @@ mod tests {
             device: "cuda:0".into(),
             free_bytes: free_gib << 30,
             total_bytes: 80 << 30,
-            footprint: Footprint { weight_bytes: 68 << 30, kv_bytes_per_token: 70_272, step_bytes: 1 << 30 },
+            footprint: Footprint {
+                weight_bytes: 68 << 30,
+                kv_bytes_per_token: 70_272,
+                kv_bytes_per_sequence: 0,
+                step_bytes: 1 << 30,
+            },
             kv_tokens,
+            state_slots: 64,
         }
+    }
+
+    /// A model that keeps 32 MiB per request.
+    fn stateful(free_gib: u64) -> MemoryPlan {
+        let plan = plan(free_gib, 32_768);
+        MemoryPlan { footprint: Footprint { kv_bytes_per_sequence: 32 << 20, ..plan.footprint }, ..plan }
+    }
+
+    #[test]
+    fn state_takes_its_part() {
+        let plan = stateful(79);
+        assert_eq!(plan.needed_bytes(), self::plan(79, 32_768).needed_bytes() + (2 << 30));
+        let words = plan.to_string();
+        assert!(words.contains("tokens, state 2.0 GiB for 64 requests, activations 1.0 GiB; "), "{words}");
+        assert_eq!(plan.room_tokens(), (8 << 30) / 70_272);
+        // What would fit without the state does not fit with it.
+        assert!(self::plan(72, 32_768).check(1, |_| false).is_ok());
+        let error = stateful(72).check(1, |_| false).unwrap_err().to_string();
+        assert!(
+            error.contains("fewer requests at once (--max-num-seqs), which keep 32.0 MiB each"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use checkpoint::Checkpoint;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors, serialize_to_file};
 use tempfile::TempDir;
 
 /// Every fixture, one per family and storage form.
@@ -51,11 +52,6 @@ impl Fixture {
         FIXTURES.into_iter().map(Self::open)
     }
 
-    /// Those whose every kernel runs on a GPU.
-    pub fn all_on_a_gpu() -> impl Iterator<Item = Self> {
-        Self::all().filter(|fixture| !fixture.name.starts_with("deepseek_v4"))
-    }
-
     /// Its directory's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -72,6 +68,19 @@ impl Fixture {
         for file in ["config.json", "model.safetensors"] {
             std::fs::copy(self.dir.join(file), dir.path().join(file)).expect("a file of the fixture");
         }
+        dir
+    }
+
+    /// As [`Fixture::copy`], with one more tensor, a vector of ones.
+    pub fn copy_with(&self, name: &str, len: usize) -> TempDir {
+        let dir = self.copy();
+        let path = dir.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).expect("the copy's weights");
+        let stored = SafeTensors::deserialize(&bytes).expect("valid weights");
+        let ones = 1_f32.to_le_bytes().repeat(len);
+        let more = TensorView::new(Dtype::F32, vec![len], &ones).expect("as many values as the shape says");
+        let tensors = stored.iter().chain([(name, more)]);
+        serialize_to_file(tensors, None, &path).expect("model.safetensors");
         dir
     }
 

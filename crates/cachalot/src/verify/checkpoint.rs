@@ -85,6 +85,7 @@ pub fn verify_checkpoint(
         block_size: 16,
         prefill_chunk: options.chunk.unwrap_or(usize::MAX),
         max_sequences: 1,
+        state_slots: 1,
         poison_cache: true,
         ..EngineOptions::default()
     };

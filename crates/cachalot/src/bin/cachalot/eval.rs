@@ -39,7 +39,7 @@ type Groups<'a> = BTreeMap<(&'a str, bool), Vec<&'a Answer>>;
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cases = limited(read(args)?, args.limit);
-    let options = LoadOptions { max_sequences: 1, ..LoadOptions::default() };
+    let options = LoadOptions { max_sequences: 1, state_slots: 1, ..LoadOptions::default() };
     let model = model_arg::load(model_arg::source(args.model.as_deref())?, options)?;
     let mut display = ProgressDisplay::new();
     let started = Instant::now();

@@ -57,7 +57,7 @@ pub(crate) fn load(source: ModelSource, options: LoadOptions) -> anyhow::Result<
     display.clear();
     if let [first, others @ ..] = model.unknown_tensors() {
         display.warn(&format!(
-            "the checkpoint has {} tensors that this build does not know (such as {first}); answers ignore them",
+            "the checkpoint has {} tensors that this build does not use (such as {first}); answers ignore them",
             others.len() + 1
         ));
     }

@@ -155,6 +155,7 @@ fn load(args: &Args, source: ModelSource) -> anyhow::Result<LanguageModel> {
         experts: args.experts.map(Into::into),
         // One conversation is all there is.
         max_sequences: 1,
+        state_slots: 1,
         ..LoadOptions::default()
     };
     model_arg::load(source, options)

@@ -227,6 +227,7 @@ impl Args {
             context_len: self.batch.ctx_size,
             kv_dtype: self.batch.kv_dtype.map(Into::into),
             max_sequences: self.batch.kv_contexts,
+            state_slots: self.batch.max_num_seqs,
             commit_cache: true,
             prefill_chunk: self.batch.max_num_batched_tokens,
             tensor_parallel: self.batch.tp,
