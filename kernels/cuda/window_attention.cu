@@ -89,7 +89,7 @@ __device__ __forceinline__ void attend(const Inputs<T>& in, float* out, const st
 }  // namespace cachalot::window
 
 #define WINDOW_ATTENTION(name, T, N)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256)                                                                        \
+    extern "C" __global__ void __launch_bounds__(256, 3)                                                                     \
         name(const float* q, const T* fresh, const T* ring, const T* entries, const uint32_t* indices, const float* sinks,    \
              float* out, const uint32_t* query_start, const uint32_t* context_lens, const uint32_t* block_tables,             \
              const uint32_t* state_slots, cachalot::Fault* fault, cachalot::state::StepSizes step,                            \

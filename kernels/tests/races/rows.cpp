@@ -80,7 +80,7 @@ int main() {
     GATE(route_64);
     GATE(route_256);
     GATE(route_512);
-    run<route_by_token>("route_by_token", 2, 128, 0, &fault, x, zeros, zeros, experts, y, 5u, 3u, Gate{60, 6, 1, 1, 2, 0, 1, 1.0f});
+    run<::route_by_token>("route_by_token", 2, 128, 0, &fault, x, zeros, zeros, experts, y, 5u, 3u, Gate{60, 6, 1, 1, 2, 0, 1, 1.0f});
     run<head_norm>("head_norm", 3, 128, 0, y, 300u, 1e-6f);
 #define SHARED_ROW(name, out) run<name>(#name, 3, 256, 0, x, weight, x, x, out, 300u, 20u, 1e-6f)
     SHARED_ROW(shared_kv_f32, y);

@@ -11,8 +11,8 @@
 using namespace cachalot;
 
 /// Two new tokens after 22, and five of a sequence that begins; slots 2 and 0 of three.
-constexpr uint32_t kTokens = 7, kBlock = 8, kWidth = 3, kSlots = 3;
-constexpr state::StepSizes kStep = {kTokens, 2, 2 * kWidth, kBlock, kWidth, kSlots};
+constexpr uint32_t kTokens = 7, kBlockTokens = 8, kWidth = 3, kSlots = 3;
+constexpr state::StepSizes kStep = {kTokens, 2, 2 * kWidth, kBlockTokens, kWidth, kSlots};
 
 int main() {
     const std::vector<uint32_t> start = {0, 2, 7}, lens = {24, 5}, slot = {2, 0}, table = {0, 1, 2, 3, 4, 5};
