@@ -42,8 +42,8 @@ impl Layer {
     fn want(&self, s: usize, position: usize, q: &[f32]) -> Vec<f32> {
         let oldest = (position + 1).saturating_sub(self.window);
         let mut rows: Vec<f32> = (oldest..=position).flat_map(|p| row(self.dtype, s, p)).collect();
-        if self.ratio > 0 {
-            let all = (0..((position + 1) / self.ratio) as u32).collect();
+        if let Some(visible) = (position + 1).checked_div(self.ratio) {
+            let all = (0..visible as u32).collect();
             let seen = if self.lists { listed(position, self.ratio) } else { all };
             rows.extend(seen.iter().flat_map(|&w| entry(self.dtype, s, w as usize)));
         }

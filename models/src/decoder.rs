@@ -15,7 +15,7 @@ pub(crate) enum Stack {
     /// One stream, to which every sublayer adds.
     Residual(Vec<Block>),
     /// Several streams, which every sublayer mixes, and which become one before the head.
-    Streams { blocks: Vec<StreamBlock>, head: HyperConnection },
+    Streams { blocks: Vec<StreamBlock>, head: Box<HyperConnection> },
 }
 
 /// Embedding, blocks, final norm, head.

@@ -37,7 +37,7 @@ pub(crate) fn load(config: &DeepseekV4Config, loader: &mut Loader<'_>) -> Result
     } else {
         loader.head("head", vocab_size, dim)?
     };
-    let stack = Stack::Streams { blocks: blocks_read, head: head_maps };
+    let stack = Stack::Streams { blocks: blocks_read, head: Box::new(head_maps) };
     Ok(Decoder::assemble(ModelConfig::DeepseekV4(config.clone()), embedding, stack, final_norm, head))
 }
 

@@ -60,6 +60,7 @@ enum Share {
 
 fn share(name: &str) -> Share {
     let is = |part: &str| name.contains(part);
+    let is_one_of = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     // V4 keeps the maps of its streams, its routers and position biases in single precision.
     if is("norm")
         || is("hc_")
@@ -70,9 +71,9 @@ fn share(name: &str) -> Share {
         || name.ends_with(".bias")
     {
         Share::Widened
-    } else if is("q_a_proj") || is("kv_a_proj_with_mqa") || is("eh_proj") || is(".indexer.") {
-        Share::Whole
-    } else if is(".attn.wq_a.") || is(".attn.wkv.") || is(".compressor.") {
+    } else if is_one_of(&["q_a_proj", "kv_a_proj_with_mqa", "eh_proj", ".indexer."])
+        || is_one_of(&[".attn.wq_a.", ".attn.wkv.", ".compressor."])
+    {
         Share::Whole
     } else if is("k_proj") || is("v_proj") {
         Share::KeyHeads

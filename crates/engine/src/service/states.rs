@@ -1,6 +1,7 @@
 //! [`States`]: the state slots of the sequences that a service runs, for models that keep state per sequence.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use scheduler::{Chunk, SequenceId};
 
@@ -40,8 +41,8 @@ impl States {
     }
 
     fn give(&mut self, id: SequenceId, slots: &StateSlots) -> Result<(), EngineError> {
-        if !self.slots.contains_key(&id) {
-            self.slots.insert(id, slots.take()?);
+        if let Entry::Vacant(place) = self.slots.entry(id) {
+            place.insert(slots.take()?);
         }
         Ok(())
     }
