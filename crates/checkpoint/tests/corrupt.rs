@@ -315,8 +315,13 @@ const TENSOR_ROWS: &[Row] = &[
     ),
     (
         "experts of two dtypes",
+        |f| header(f, SHARD_2, |h| h[format!("{}.weight", EXPERTS[1])]["dtype"] = json!("U8")),
+        &["experts.1.up_proj.weight", "F8_E4M3, as `model.layers.1.mlp.experts.0.up_proj.weight` has", "U8"],
+    ),
+    (
+        "FP4 without exponents",
         |f| header(f, SHARD_2, |h| h[format!("{}.weight", EXPERTS[1])]["dtype"] = json!("I8")),
-        &["experts.1.up_proj.weight", "F8_E4M3, as `model.layers.1.mlp.experts.0.up_proj.weight` has", "I8"],
+        &["experts.1.up_proj.weight", "experts.1.up_proj.scale` beside it, as FP4 has"],
     ),
 ];
 

@@ -242,7 +242,8 @@ pub fn linear(level: Level, x: &[f32], weight: &Weight, bias: Option<&[f32]>, ou
     });
 }
 
-/// `out = silu(x G^T) * (x U^T)`, `x` `[T, K]`, `out` `[T, I]`; see [`SiluMul`] for `limit`.
+/// `out = silu(x G^T) * (x U^T)`, `x` `[T, K]`, `out` `[T, I]`; gates are at most `limit`, and what they multiply stays within
+/// it.
 pub fn swiglu(level: Level, x: &[f32], gate: &Weight, up: &Weight, limit: f32, out: &mut [f32]) {
     let (gate, up) = (Matrix::new(gate, 0), Matrix::new(up, 0));
     let width = gate.rows;
