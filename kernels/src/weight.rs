@@ -4,7 +4,8 @@
 //! once per step. [`WeightFormat`] says how an element is stored, and is the only place that does.
 
 use crate::dtype::e2m1_to_f32;
-use crate::{DType, Device, KernelError, Result, Tensor};
+use crate::unblock::unblocked;
+use crate::{DType, Device, GgmlType, KernelError, Result, Tensor, reference};
 
 const OP: &str = "weight";
 
@@ -50,17 +51,21 @@ pub enum WeightFormat {
     Int8(BlockScales),
     /// Unsigned codes `U8` `[E, N, K / 2]` with one scale and zero point per group.
     Int4(GroupScales),
+    /// Blocks of ggml, `U8` `[E, N, bytes of a row]`; a row is whole blocks. Only on the CPU: [`Weight::to_device`]
+    /// decodes them for a GPU.
+    Ggml(GgmlType),
 }
 
 impl WeightFormat {
     /// Columns under one exponent of [`WeightFormat::Fp4`].
     pub const FP4_GROUP: usize = 32;
 
-    /// Elements in one stored element of the data tensor.
-    pub const fn packing(&self) -> usize {
+    /// Columns in a row of `stored` elements of the data tensor.
+    pub const fn columns(&self, stored: usize) -> usize {
         match self {
-            Self::Float | Self::Fp8(_) | Self::Int8(_) => 1,
-            Self::Fp4(_) | Self::Int4(_) => 2,
+            Self::Float | Self::Fp8(_) | Self::Int8(_) => stored,
+            Self::Fp4(_) | Self::Int4(_) => 2 * stored,
+            Self::Ggml(kind) => stored / kind.block_bytes() * kind.block_len(),
         }
     }
 
@@ -72,6 +77,7 @@ impl WeightFormat {
         let mut blocks = |b: &BlockScales| Ok(BlockScales { scales: map(&b.scales)?, ..*b });
         Ok(match self {
             Self::Float => Self::Float,
+            Self::Ggml(kind) => Self::Ggml(*kind),
             Self::Fp8(b) => Self::Fp8(blocks(b)?),
             Self::Int8(b) => Self::Int8(blocks(b)?),
             Self::Fp4(exponents) => Self::Fp4(map(exponents)?),
@@ -83,7 +89,7 @@ impl WeightFormat {
 
     fn size_bytes(&self) -> usize {
         match self {
-            Self::Float => 0,
+            Self::Float | Self::Ggml(_) => 0,
             Self::Fp8(b) | Self::Int8(b) => b.scales.size_bytes(),
             Self::Fp4(exponents) => exponents.size_bytes(),
             Self::Int4(g) => g.scales.size_bytes() + g.zeros.size_bytes(),
@@ -110,6 +116,14 @@ impl WeightFormat {
             Self::Int4(groups) => {
                 expect(data, "data", &[DType::U8], "U8")?;
                 groups.check([e, n, k])
+            }
+            Self::Ggml(kind) => {
+                expect(data, "data", &[DType::U8], "U8")?;
+                if kind.row_bytes(k) == data.shape().last().copied() {
+                    return Ok(());
+                }
+                let expected = format!("rows of whole blocks of {} bytes", kind.block_bytes());
+                Err(KernelError::shape(OP, "data", expected, data.shape()))
             }
         }
     }
@@ -183,7 +197,7 @@ impl Weight {
         Self::with_format(data, format)
     }
 
-    /// A weight from `data` `[N, K / packing]` or `[E, N, K / packing]` stored in `format`.
+    /// A weight from `data` `[N, stored K]` or `[E, N, stored K]` in `format`.
     ///
     /// # Errors
     /// A rank, dtype or scale shape that does not fit.
@@ -193,7 +207,7 @@ impl Weight {
             [e, n, k] => [e, n, k],
             _ => return Err(KernelError::shape(OP, "data", "[N, K] or [E, N, K]", data.shape())),
         };
-        format.check(&data, [e, n, stored * format.packing()])?;
+        format.check(&data, [e, n, format.columns(stored)])?;
         Ok(Self { data: data.reshape(&[e, n, stored])?, format })
     }
 
@@ -214,12 +228,12 @@ impl Weight {
 
     /// In features `K`.
     pub fn cols(&self) -> usize {
-        self.data.dim(2) * self.format.packing()
+        self.format.columns(self.data.dim(2))
     }
 
     /// Number of elements `E * N * K`.
     pub fn len(&self) -> usize {
-        self.data.len() * self.format.packing()
+        self.num_experts() * self.rows() * self.cols()
     }
 
     /// True if there is no element.
@@ -227,12 +241,12 @@ impl Weight {
         self.len() == 0
     }
 
-    /// Dtype of the stored elements; of the 4-bit forms that is `U8`.
+    /// Dtype of the stored elements; of the 4-bit forms and of ggml's that is `U8`.
     pub fn dtype(&self) -> DType {
         self.data.dtype()
     }
 
-    /// The stored elements `[E, N, K / packing]`.
+    /// The stored elements `[E, N, stored K]`.
     pub fn data(&self) -> &Tensor {
         &self.data
     }
@@ -246,7 +260,7 @@ impl Weight {
     pub fn scales(&self) -> Option<&BlockScales> {
         match &self.format {
             WeightFormat::Fp8(scales) | WeightFormat::Int8(scales) => Some(scales),
-            WeightFormat::Float | WeightFormat::Fp4(_) | WeightFormat::Int4(_) => None,
+            _ => None,
         }
     }
 
@@ -260,11 +274,14 @@ impl Weight {
         self.data.device()
     }
 
-    /// The same weight on `device`.
+    /// The same weight on `device`. Blocks of ggml become FP4 or floats of the dtype that a GPU multiplies in.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
     pub fn to_device(&self, device: &Device) -> Result<Self> {
+        if let (WeightFormat::Ggml(kind), false) = (&self.format, matches!(device, Device::Cpu)) {
+            return unblocked(*kind, &self.data, device.activation_dtype())?.to_device(device);
+        }
         let format = self.format.try_map(|tensor| tensor.to_device(device))?;
         Ok(Self { data: self.data.to_device(device)?, format })
     }
@@ -274,6 +291,7 @@ impl Weight {
         let [_, n, k] = self.shape();
         match &self.format {
             WeightFormat::Float => self.data.to_vec_f32(),
+            WeightFormat::Ggml(kind) => reference::decode_ggml(*kind, self.data.bytes()),
             WeightFormat::Fp8(b) | WeightFormat::Int8(b) => {
                 let (scales, rows, cols) = (b.scales.to_vec_f32(), b.scales.dim(1), b.scales.dim(2));
                 let mut values = self.data.to_vec_f32();

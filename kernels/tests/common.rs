@@ -5,7 +5,7 @@
 use half::{bf16, f16};
 use kernels::cpu::AlignedBytes;
 use kernels::{
-    BlockScales, DType, Device, GroupScales, Tensor, Weight, WeightFormat, f32_to_e4m3, reference,
+    BlockScales, DType, Device, GgmlType, GroupScales, Tensor, Weight, WeightFormat, f32_to_e4m3, reference,
 };
 
 /// Unit roundoff of `f32`.
@@ -22,13 +22,15 @@ pub(crate) enum Form {
     Int8(Option<[usize; 2]>),
     /// Columns of a group and the dtype of its scale.
     Int4(usize, DType),
+    /// Blocks; `K` is a multiple of 256.
+    Ggml(GgmlType),
 }
 
 pub(crate) const F32: Form = Form::Float(DType::F32);
 pub(crate) const BF16: Form = Form::Float(DType::BF16);
 pub(crate) const FP8: Form = Form::Fp8([128, 128]);
 
-/// Every form a weight may have; the blocks are the sizes in use and one that divides nothing.
+/// Every form that a weight may have on every device; the blocks are the sizes in use and one that divides nothing.
 pub(crate) const FORMS: [Form; 13] = [
     F32,
     Form::Float(DType::F16),
@@ -127,8 +129,43 @@ pub(crate) fn weight(form: Form, [e, n, k]: [usize; 3], seed: u64) -> Weight {
             let scales = packed(dtype, &shape, &scales(&shape, 5.0));
             (codes(), WeightFormat::Int4(GroupScales { scales, zeros, group }))
         }
+        Form::Ggml(kind) => {
+            let blocks = ggml_blocks(kind, e * n * k / kind.block_len(), seed);
+            let shape = [e, n, kind.row_bytes(k).unwrap()];
+            (bytes(DType::U8, &shape, blocks.into_iter()), WeightFormat::Ggml(kind))
+        }
     };
     Weight::with_format(data, format).unwrap()
+}
+
+/// Random blocks of ggml: all bits of the codes and the small scales, elements of about one.
+pub(crate) fn ggml_blocks(kind: GgmlType, count: usize, seed: u64) -> Vec<u8> {
+    let size = kind.block_bytes();
+    let mut bytes: Vec<u8> = values(seed, count * size).iter().map(|v| (v * 128.0) as i8 as u8).collect();
+    // What the codes and the small scales multiply to is divided out again.
+    let (unit, halves): (f32, &[usize]) = match kind {
+        GgmlType::Mxfp4 => (0.0, &[]),
+        GgmlType::Q4_0 | GgmlType::Q5_0 => (0.1, &[0]),
+        GgmlType::Q4_1 | GgmlType::Q5_1 => (0.1, &[0, 2]),
+        GgmlType::Q8_0 | GgmlType::Iq4Nl => (0.01, &[0]),
+        GgmlType::Q2K => (0.02, &[80, 82]),
+        GgmlType::Q3K => (0.01, &[108]),
+        GgmlType::Q4K | GgmlType::Q5K => (0.001, &[0, 2]),
+        GgmlType::Q6K => (0.0003, &[208]),
+        GgmlType::Iq4Xs => (0.0003, &[0]),
+    };
+    let scales = values(seed + 1, 2 * count);
+    for (i, block) in bytes.chunks_exact_mut(size).enumerate() {
+        for (part, &at) in halves.iter().enumerate() {
+            let scale = f16::from_f32(unit * (1.5 + scales[2 * i + part]));
+            block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        }
+        if kind == GgmlType::Mxfp4 {
+            // 2^-5 to 2^-2.
+            block[0] = (124.0 + 2.0 * scales[i]) as u8;
+        }
+    }
+    bytes
 }
 
 /// Fails with the first element that is further than `tolerance` of its own index from `want`.

@@ -12,6 +12,7 @@ mod embedding;
 mod gate;
 mod gemm;
 mod gemm_s8;
+mod ggml;
 mod gqa;
 mod grouped_linear;
 mod hyper_connection;

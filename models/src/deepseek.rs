@@ -14,7 +14,7 @@ use crate::{Decoder, ModelError, Result, deepseek_v2, llama};
 pub(crate) fn load(config: &DeepseekConfig, loader: &mut Loader<'_>) -> Result<Decoder> {
     let common = &config.common;
     let gate = config.moe.as_ref().map(gate).transpose()?;
-    let rope = llama::rope(common);
+    let rope = llama::rope(common, loader)?;
     Decoder::load(ModelConfig::Deepseek(config.clone()), loader, |loader, layer_idx| {
         let prefix = format!("model.layers.{layer_idx}");
         Ok(Block {

@@ -2,7 +2,7 @@
 //! made, and a model that does not fit is refused, before a byte of weights is read.
 
 use checkpoint::{Checkpoint, IndexerConfig, ModelConfig, MoeConfig, TensorInfo};
-use kernels::{DType, ops};
+use kernels::{DType, GgmlType, ops};
 
 use crate::expert_format::expert_matrix;
 use crate::layers::{KvLayout, LayerKv};
@@ -96,7 +96,7 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u
             return 0;
         }
         let bytes =
-            if expert_matrix(name).is_some() { expert_bytes(info, experts) } else { info.size_bytes as u64 };
+            if expert_matrix(name).is_some() { expert_bytes(info, experts) } else { resident_bytes(info) };
         match share(name) {
             Share::Widened => info.shape.iter().product::<usize>() as u64 * 4,
             Share::Whole => bytes,
@@ -107,10 +107,18 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u
     checkpoint.names().map(kept).sum()
 }
 
+/// A tensor as a GPU keeps it, which is the only device that is planned for: ggml's blocks are bf16 there, but for MXFP4.
+fn resident_bytes(info: &TensorInfo) -> u64 {
+    match info.blocks {
+        None | Some(GgmlType::Mxfp4) => info.size_bytes as u64,
+        Some(_) => 2 * info.shape.iter().product::<usize>() as u64,
+    }
+}
+
 /// A matrix of a routed expert in the form that it is kept in. The scales it came with are counted in any case: they are
 /// few.
 fn expert_bytes(info: &TensorInfo, experts: ExpertFormat) -> u64 {
-    let stored = info.size_bytes as u64;
+    let stored = resident_bytes(info);
     let elements: usize = info.matrix().map_or(0, |[n, k]| n * k);
     // A scale per row.
     let int8 = (elements + 4 * info.shape.first().unwrap_or(&0)) as u64;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use checkpoint::{CommonConfig, LlamaConfig, ModelConfig};
+use checkpoint::{CommonConfig, LlamaConfig, ModelConfig, RopeScaling};
 
 use crate::layers::{Attention, Block, Ffn, Gqa, GqaShape, RopeFrequencies};
 use crate::loader::{Loader, Part};
@@ -17,7 +17,7 @@ pub(crate) fn load(config: &LlamaConfig, loader: &mut Loader<'_>) -> Result<Deco
     if config.mlp_bias {
         return Err(ModelError::config("mlp_bias", "false", true));
     }
-    let rope = rope(common);
+    let rope = rope(common, loader)?;
     Decoder::load(ModelConfig::Llama(config.clone()), loader, |loader, layer_idx| {
         let prefix = format!("model.layers.{layer_idx}");
         Ok(Block {
@@ -34,8 +34,14 @@ pub(crate) fn load(config: &LlamaConfig, loader: &mut Loader<'_>) -> Result<Deco
 }
 
 /// Frequencies over the whole head.
-pub(crate) fn rope(common: &CommonConfig) -> Arc<RopeFrequencies> {
-    Arc::new(RopeFrequencies::new(common.rope_theta, common.head_dim, &common.rope_scaling))
+pub(crate) fn rope(common: &CommonConfig, loader: &mut Loader<'_>) -> Result<Arc<RopeFrequencies>> {
+    let frequencies = RopeFrequencies::new(common.rope_theta, common.head_dim, &common.rope_scaling);
+    Ok(Arc::new(match common.rope_scaling {
+        RopeScaling::Divisors => {
+            frequencies.divided_by(&loader.constants(checkpoint::ROPE_FREQS, &[common.head_dim / 2])?)
+        }
+        _ => frequencies,
+    }))
 }
 
 /// Reads the attention of the layer at `prefix`; deepseek-moe-16b has the same.

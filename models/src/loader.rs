@@ -119,6 +119,13 @@ impl<'a> Loader<'a> {
         Ok(tensor)
     }
 
+    /// `name` as `F32` of `shape`, on the host: numbers that a layer is computed from, no parameters.
+    pub(crate) fn constants(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let values = self.checkpoint.tensor_f32(name, shape)?.to_vec_f32();
+        self.record(vec![name.to_owned()], 0, 0);
+        Ok(values)
+    }
+
     /// `{prefix}.weight` `[n, k]` in its stored form, on every rank.
     pub(crate) fn weight(&mut self, prefix: &str, shape: [usize; 2]) -> Result<Weight> {
         self.slice(prefix, shape, &Slice::All)
@@ -340,7 +347,8 @@ impl<'a> Loader<'a> {
     /// Rows and columns that share a scale; slices keep them together, in both directions alike.
     fn block(&self) -> Option<usize> {
         let quantization = self.checkpoint.config().common().quantization;
-        quantization.map(|fp8| fp8.weight_block_size[0].max(fp8.weight_block_size[1]))
+        let fp8 = quantization.map(|fp8| fp8.weight_block_size[0].max(fp8.weight_block_size[1]));
+        fp8.or(self.checkpoint.longest_block())
     }
 
     /// As [`Loader::block`], for the experts at `prefix` of width `inter`: FP4 has an exponent for every few columns, and of

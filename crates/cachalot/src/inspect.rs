@@ -70,7 +70,7 @@ impl Inspection {
         let summary = models::summary(config);
         let mut weight_bytes_by_dtype = BTreeMap::new();
         for info in opened.checkpoint.names().filter_map(|name| opened.checkpoint.info(name)) {
-            *weight_bytes_by_dtype.entry(format!("{:?}", info.dtype)).or_insert(0) += info.size_bytes as u64;
+            *weight_bytes_by_dtype.entry(info.storage()).or_insert(0) += info.size_bytes as u64;
         }
         // A checkpoint without a tokenizer can still be looked at.
         let format =

@@ -14,7 +14,7 @@ use crate::{Error, demo};
 pub enum ModelSource {
     /// The demo model inside the program.
     Embedded,
-    /// A directory with `config.json`, safetensors files and `tokenizer.json`.
+    /// A directory with `config.json`, safetensors files and `tokenizer.json`; or a GGUF file, or a directory with one.
     Path(PathBuf),
     /// A hub id, `org/name` or `org/name@revision`, downloaded into a cache if it is not there yet.
     Hub {
@@ -88,8 +88,9 @@ impl ModelSource {
 }
 
 fn open_dir(dir: &Path) -> Result<Checkpoint, Error> {
-    if !dir.is_dir() {
-        return Err(Error::file(dir, "a model directory", "nothing there, or a file"));
+    let is_gguf = dir.extension().is_some_and(|extension| extension == "gguf") && dir.is_file();
+    if !dir.is_dir() && !is_gguf {
+        return Err(Error::file(dir, "a model directory or a .gguf file", "nothing there, or another file"));
     }
     Ok(Checkpoint::open(dir)?)
 }

@@ -39,6 +39,16 @@ fn chunks_hold_in_single_precision() {
     }
 }
 
+/// At load MXFP4 becomes FP4, and ggml's other blocks become floats.
+#[test]
+fn blocks_of_ggml_hold_in_single_precision() {
+    let _gpu = soft_gpu();
+    for name in ["gguf/v2lite-MXFP4_MOE", "gguf/llama-Q3_K_M"] {
+        let report = verify(name, &VerifyOptions { device: gpu(Precision::F32), ..Default::default() });
+        assert_eq!(report.outcome(), Outcome::Pass, "{name}\n{report}");
+    }
+}
+
 #[test]
 fn the_demo_model_says_the_same_in_bf16() {
     let _gpu = soft_gpu();

@@ -5,12 +5,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kernels::GgmlType;
 use safetensors::Dtype;
 
 use crate::config::{GenerationConfig, ModelConfig};
 use crate::progress::Tally;
 use crate::shard::Shard;
-use crate::{CheckpointError, LoadProgress, Result, header, scale, shard_index};
+use crate::slice::RowOrder;
+use crate::{CheckpointError, GgufTokenizer, LoadProgress, Result, gguf, header, scale, shard_index};
 
 const CONFIG_FILE: &str = "config.json";
 const GENERATION_FILE: &str = "generation_config.json";
@@ -24,6 +26,7 @@ pub struct Checkpoint {
     generation: GenerationConfig,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Located>,
+    gguf_tokenizer: Option<GgufTokenizer>,
     tally: Tally,
     bytes_read: AtomicU64,
 }
@@ -32,21 +35,33 @@ pub struct Checkpoint {
 #[derive(Debug)]
 pub(crate) struct Located {
     /// Position in the tally.
-    index: usize,
-    shard: usize,
-    info: TensorInfo,
+    pub(crate) index: usize,
+    pub(crate) shard: usize,
+    pub(crate) info: TensorInfo,
     /// Byte range in the file.
-    range: Range<usize>,
+    pub(crate) range: Range<usize>,
+    pub(crate) layout: Layout,
+}
+
+/// How a tensor lies in its range of bytes.
+#[derive(Debug)]
+pub(crate) enum Layout {
+    /// Row after row.
+    Rows(RowOrder),
+    /// In two tensors, of which the range is the first.
+    SplitKvB(Box<gguf::SplitKvB>),
 }
 
 /// What a header says about a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Stored element type.
+    /// Stored element type; `U8` for blocks.
     pub dtype: Dtype,
+    /// The blocks of ggml that the rows are stored in, if they are.
+    pub blocks: Option<GgmlType>,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// Stored bytes.
+    /// Stored bytes; where a tensor is put together when it is read, the bytes that it then has.
     pub size_bytes: usize,
 }
 
@@ -56,6 +71,11 @@ impl TensorInfo {
     pub fn matrix(&self) -> Option<[usize; 2]> {
         let &[n, k] = self.shape.as_slice() else { return None };
         Some([n, if self.dtype == Dtype::I8 { 2 * k } else { k }])
+    }
+
+    /// What the elements are stored in, such as `BF16` or `Q4_K`.
+    pub fn storage(&self) -> String {
+        self.blocks.map_or_else(|| format!("{:?}", self.dtype), |kind| kind.to_string())
     }
 }
 
@@ -84,6 +104,19 @@ impl<'a> Stored<'a> {
         self.shard.release(start + range.start..start + range.end);
     }
 
+    /// How it lies in its bytes.
+    pub(crate) fn layout(&self) -> &'a Layout {
+        &self.located.layout
+    }
+
+    /// The order of its rows.
+    pub(crate) fn row_order(&self) -> RowOrder {
+        match self.located.layout {
+            Layout::Rows(order) => order,
+            Layout::SplitKvB(_) => RowOrder::Plain,
+        }
+    }
+
     /// A [`CheckpointError::Tensor`] about this tensor.
     pub(crate) fn error(
         &self,
@@ -104,12 +137,28 @@ impl<'a> Stored<'a> {
 }
 
 impl Checkpoint {
-    /// Opens the model directory `dir`: `config.json`, optionally `generation_config.json`, and one or more
-    /// safetensors files. No tensor data is read.
+    /// Opens the model directory `path`: `config.json`, optionally `generation_config.json`, and one or more
+    /// safetensors files; or, where there is no `config.json`, a GGUF model, whole or in parts. `path` may also be a GGUF
+    /// file. No tensor data is read.
     ///
     /// # Errors
     /// Any [`CheckpointError`]: an unsupported config, a damaged or missing file, FP8 weights without fitting scales.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.join(CONFIG_FILE).is_file()
+            && let Some(files) = gguf::find(path)?
+        {
+            return Self::open_gguf(&files);
+        }
+        Self::open_safetensors(path)
+    }
+
+    fn open_gguf(files: &gguf::Files) -> Result<Self> {
+        let gguf::Opened { config, shards, tensors, tokenizer } = gguf::open(files)?;
+        let checkpoint = Self::new(config, GenerationConfig::default(), shards, tensors)?;
+        Ok(Self { gguf_tokenizer: tokenizer, ..checkpoint })
+    }
+
+    fn open_safetensors(dir: &Path) -> Result<Self> {
         let config_path = dir.join(CONFIG_FILE);
         let config = std::fs::read(&config_path).map_err(CheckpointError::io("read", &config_path))?;
         let config = ModelConfig::from_json(&config, CONFIG_FILE)?;
@@ -122,7 +171,8 @@ impl Checkpoint {
         let index = shard_index::find(dir)?;
         let shards =
             index.files.iter().map(|file| Shard::map(&dir.join(file), file)).collect::<Result<Vec<_>>>()?;
-        Self::new(config, generation, shards, &index.weight_map)
+        let tensors = locate(&shards, &index.weight_map)?;
+        Self::new(config, generation, shards, tensors)
     }
 
     /// A checkpoint that is part of the program: the bytes of `config.json` and of one safetensors file.
@@ -132,20 +182,21 @@ impl Checkpoint {
     pub fn from_parts(config: &[u8], safetensors: &'static [u8]) -> Result<Self> {
         let config = ModelConfig::from_json(config, CONFIG_FILE)?;
         let shards = vec![Shard::embedded(safetensors, EMBEDDED_FILE)];
-        Self::new(config, GenerationConfig::default(), shards, &BTreeMap::new())
+        let tensors = locate(&shards, &BTreeMap::new())?;
+        Self::new(config, GenerationConfig::default(), shards, tensors)
     }
 
     fn new(
         config: ModelConfig,
         generation: GenerationConfig,
         shards: Vec<Shard>,
-        weight_map: &BTreeMap<String, String>,
+        tensors: BTreeMap<String, Located>,
     ) -> Result<Self> {
-        let tensors = locate(&shards, weight_map)?;
         let bytes_total = tensors.values().map(|tensor| tensor.info.size_bytes as u64).sum();
         let tally = Tally::new(tensors.len(), bytes_total);
         let bytes_read = AtomicU64::new(0);
-        let checkpoint = Self { config, generation, shards, tensors, tally, bytes_read };
+        let gguf_tokenizer = None;
+        let checkpoint = Self { config, generation, shards, tensors, gguf_tokenizer, tally, bytes_read };
         scale::check_all(&checkpoint)?;
         Ok(checkpoint)
     }
@@ -167,7 +218,12 @@ impl Checkpoint {
         &self.generation
     }
 
-    /// Names of all tensors, sorted.
+    /// The vocabulary that a GGUF file has inside; `None` if it has none, and for other files.
+    pub fn gguf_tokenizer(&self) -> Option<&GgufTokenizer> {
+        self.gguf_tokenizer.as_ref()
+    }
+
+    /// Names of all tensors, sorted. Those of a GGUF file have their released names, or, where there is none, their own.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -182,7 +238,13 @@ impl Checkpoint {
         self.tensors.contains_key(name)
     }
 
-    /// Bytes of the safetensors files, headers included.
+    /// Columns of the longest blocks of ggml that a tensor is stored in; slices of columns that keep them whole stay
+    /// packed.
+    pub fn longest_block(&self) -> Option<usize> {
+        self.tensors.values().filter_map(|tensor| tensor.info.blocks).map(GgmlType::block_len).max()
+    }
+
+    /// Bytes of the files, headers included.
     pub fn file_bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.bytes().len() as u64).sum()
     }
@@ -195,9 +257,12 @@ impl Checkpoint {
     /// The stored bytes of a tensor of any dtype, row-major and little-endian, without a copy.
     ///
     /// # Errors
-    /// [`CheckpointError::Tensor`] if there is no such tensor.
+    /// [`CheckpointError::Tensor`] if there is no such tensor, or its rows do not lie in order.
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let stored = self.stored(name)?;
+        if !matches!(stored.layout(), Layout::Rows(RowOrder::Plain)) {
+            return Err(stored.error("layout", "rows in order", "rows in another order, or in two tensors"));
+        }
         self.mark(&stored);
         Ok(stored.bytes())
     }
@@ -214,6 +279,9 @@ impl Checkpoint {
         self.find(name).ok_or_else(|| {
             let file = match self.shards.as_slice() {
                 [one] => one.file.clone(),
+                many if many.iter().any(|shard| shard.file.ends_with(".gguf")) => {
+                    format!("{} GGUF files", many.len())
+                }
                 many => format!("{} safetensors files", many.len()),
             };
             let expected = "a tensor of this name";
@@ -225,6 +293,11 @@ impl Checkpoint {
     pub(crate) fn find(&self, name: &str) -> Option<Stored<'_>> {
         let (name, located) = self.tensors.get_key_value(name)?;
         Some(Stored { name, info: &located.info, shard: &self.shards[located.shard], located })
+    }
+
+    /// File `number`.
+    pub(crate) fn shard(&self, number: usize) -> &Shard {
+        &self.shards[number]
     }
 
     /// Adds to [`Checkpoint::bytes_read`].
@@ -250,8 +323,10 @@ fn locate(shards: &[Shard], weight_map: &BTreeMap<String, String>) -> Result<BTr
             }
             let (begin, end) = entry.data_offsets;
             let range = header.data_start + begin..header.data_start + end;
-            let info = TensorInfo { dtype: entry.dtype, shape: entry.shape, size_bytes: end - begin };
-            tensors.insert(name, Located { index: 0, shard: number, info, range });
+            let info =
+                TensorInfo { dtype: entry.dtype, blocks: None, shape: entry.shape, size_bytes: end - begin };
+            let layout = Layout::Rows(RowOrder::Plain);
+            tensors.insert(name, Located { index: 0, shard: number, info, range, layout });
         }
     }
     for (index, tensor) in tensors.values_mut().enumerate() {

@@ -30,10 +30,10 @@ pub enum CheckpointError {
         /// What is there instead.
         found: String,
     },
-    /// A JSON file has a key that this build cannot work with.
+    /// A JSON file, or the metadata of a GGUF file, has a key that this build cannot work with.
     #[error("{file}: {key}: expected {expected}, found {found}")]
     Config {
-        /// The JSON file.
+        /// The file.
         file: String,
         /// Path of the key inside it.
         key: String,
@@ -42,10 +42,10 @@ pub enum CheckpointError {
         /// The value that is there.
         found: String,
     },
-    /// A safetensors file is damaged as a whole.
+    /// A file of tensors is damaged as a whole.
     #[error("{file}: {what}: expected {expected}, found {found}")]
     File {
-        /// The safetensors file.
+        /// The file.
         file: String,
         /// Which part of it.
         what: &'static str,

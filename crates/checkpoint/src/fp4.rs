@@ -6,7 +6,7 @@ use kernels::{DType, Device, Tensor, Weight, WeightFormat};
 use safetensors::Dtype;
 
 use crate::checkpoint::{Checkpoint, Stored};
-use crate::load::kernel_error;
+use crate::load::{Unit, kernel_error};
 use crate::slice::{Slice, Window};
 use crate::{CheckpointError, Result};
 
@@ -68,7 +68,8 @@ fn bytes_of(
 ) -> Result<Tensor> {
     let mut bytes = AlignedBytes::zeroed(tensors.len() * window.len());
     for (stored, out) in tensors.iter().zip(bytes.chunks_exact_mut(window.len().max(1))) {
-        checkpoint.read(stored, dtype, window, out, |bytes, out| out.copy_from_slice(bytes))?;
+        checkpoint
+            .read(stored, Unit::Element(dtype), window, out, |bytes, out| out.copy_from_slice(bytes))?;
         checkpoint.mark(stored);
     }
     let shape = [tensors.len(), window.rows.len(), window.cols.len()];

@@ -1,4 +1,4 @@
-//! One safetensors file: mapped from disk, or part of the program.
+//! One file of tensors: mapped from disk, or part of the program.
 
 use std::fs::File;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::{CheckpointError, Result};
 
-/// The bytes of one safetensors file.
+/// The bytes of one file of tensors.
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) file: String,

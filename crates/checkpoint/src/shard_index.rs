@@ -105,7 +105,7 @@ fn is_safetensors(name: &str) -> bool {
     Path::new(name).extension() == Some(OsStr::new("safetensors"))
 }
 
-fn file_names(dir: &Path) -> Result<Vec<String>> {
+pub(crate) fn file_names(dir: &Path) -> Result<Vec<String>> {
     let entries = std::fs::read_dir(dir).map_err(CheckpointError::io("list", dir))?;
     let mut names = Vec::new();
     for entry in entries {

@@ -25,7 +25,38 @@ impl Slice {
             Self::Rectangle(rows, cols) => (rows.clone(), cols.clone()),
         };
         let fits = |range: &Range<usize>, size| range.start <= range.end && range.end <= size;
-        (fits(&rows, n) && fits(&cols, k)).then_some(Window { rows, cols, row_len: k })
+        (fits(&rows, n) && fits(&cols, k)).then_some(Window {
+            rows,
+            cols,
+            row_len: k,
+            order: RowOrder::Plain,
+        })
+    }
+}
+
+/// Where the rows of a matrix lie in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowOrder {
+    /// In order.
+    Plain,
+    /// Those of each head as the pairs that rotary embedding turns: rows `i` and `head_dim / 2 + i` of a head are rows
+    /// `2i` and `2i + 1` in the file.
+    RotaryPairs {
+        /// Rows of a head.
+        head_dim: usize,
+    },
+}
+
+impl RowOrder {
+    /// Where row `row` lies.
+    fn stored(self, row: usize) -> usize {
+        match self {
+            Self::Plain => row,
+            Self::RotaryPairs { head_dim } => {
+                let (i, half) = (row % head_dim, head_dim / 2);
+                row - i + 2 * (i % half) + i / half
+            }
+        }
     }
 }
 
@@ -36,12 +67,29 @@ pub(crate) struct Window {
     pub(crate) cols: Range<usize>,
     /// Columns of the whole matrix.
     row_len: usize,
+    order: RowOrder,
 }
 
 impl Window {
-    /// Elements `range` of a tensor of `len` elements, whatever its shape.
-    pub(crate) fn flat(range: Range<usize>, len: usize) -> Self {
-        Self { rows: 0..1, cols: range, row_len: len }
+    /// Elements `range` of a tensor, whatever its shape: rows of one element.
+    pub(crate) fn flat(range: Range<usize>) -> Self {
+        Self { rows: range, cols: 0..1, row_len: 1, order: RowOrder::Plain }
+    }
+
+    /// The same rectangle of a matrix whose rows lie in `order`.
+    pub(crate) fn ordered(self, order: RowOrder) -> Self {
+        Self { order, ..self }
+    }
+
+    /// The blocks of `len` columns that the rectangle touches, as a rectangle of blocks. A row is whole blocks.
+    pub(crate) fn in_blocks(&self, len: usize) -> Self {
+        let cols = self.cols.start / len..self.cols.end.div_ceil(len);
+        Self { cols, row_len: self.row_len / len, ..self.clone() }
+    }
+
+    /// Whether it begins and ends between blocks of `len` columns.
+    pub(crate) fn is_whole_blocks(&self, len: usize) -> bool {
+        self.cols.start.is_multiple_of(len) && self.cols.end.is_multiple_of(len)
     }
 
     /// Elements in it.
@@ -51,16 +99,16 @@ impl Window {
 
     /// Where elements `part` of the window, counted row by row, lie in the file: runs of neighbours, in order.
     pub(crate) fn runs(&self, part: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-        // Whole rows are neighbours, so all of them are one run.
-        let is_dense = self.cols.len() == self.row_len;
+        // Whole rows in order are neighbours, so all of them are one run.
+        let is_dense = self.cols.len() == self.row_len && self.order == RowOrder::Plain;
         let width = if is_dense { self.len() } else { self.cols.len() };
-        let (start, row_len) = (self.rows.start * self.row_len + self.cols.start, self.row_len);
+        let (first, start, row_len, order) = (self.rows.start, self.cols.start, self.row_len, self.order);
         let mut at = part.start;
         std::iter::from_fn(move || {
             let (run, offset) = (at.checked_div(width)?, at.checked_rem(width)?);
             let len = (width - offset).min(part.end - at);
             at += len;
-            let from = start + run * row_len + offset;
+            let from = order.stored(first + run) * row_len + start + offset;
             (len > 0).then_some(from..from + len)
         })
     }
@@ -71,7 +119,7 @@ impl Window {
         let first = self.cols.start / unit;
         let cols = first..if self.cols.is_empty() { first } else { self.cols.end.div_ceil(unit) };
         let fits = self.cols.start.is_multiple_of(unit) || cols.len() <= 1;
-        fits.then(|| Self { rows: self.rows.clone(), cols, row_len: self.row_len.div_ceil(unit) })
+        fits.then(|| Self { cols, row_len: self.row_len.div_ceil(unit), ..self.clone() })
     }
 
     /// The blocks of `[block_rows, block_cols]` elements that the window touches.
@@ -86,7 +134,7 @@ impl Window {
             rows_of: at(&self.rows, unit_rows, block_rows),
             cols_of: at(&self.cols, unit_cols, block_cols),
             unit: [unit_rows, unit_cols],
-            stored: Window { rows, cols, row_len },
+            stored: Window { rows, cols, row_len, order: RowOrder::Plain },
         }
     }
 }
@@ -167,6 +215,30 @@ mod tests {
         assert_eq!(packed(40..56, 32), Some(1..2), "inside one group");
         assert_eq!(packed(40..70, 32), None);
         assert_eq!(packed(33..33, 32), Some(1..1));
+    }
+
+    #[test]
+    fn rows_stored_as_rotary_pairs_come_in_order() {
+        let order = RowOrder::RotaryPairs { head_dim: 6 };
+        assert_eq!(
+            (0..12).map(|row| order.stored(row)).collect::<Vec<_>>(),
+            [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+        );
+        let window = Slice::Rows(2..5).window([12, 3]).unwrap().ordered(order);
+        assert_eq!(elements(&window, 0..9), [12, 13, 14, 3, 4, 5, 9, 10, 11]);
+        assert_eq!(elements(&Window::flat(6..9).ordered(order), 0..3), [6, 8, 10]);
+    }
+
+    #[test]
+    fn a_window_in_blocks_has_all_that_it_touches() {
+        let window = |slice: Slice| slice.window([2, 96]).unwrap();
+        let touched = |slice: Slice| elements(&window(slice).in_blocks(32), 0..4);
+        assert_eq!(touched(Slice::Cols(32..96)), [1, 2, 4, 5]);
+        assert_eq!(touched(Slice::Cols(40..70)), [1, 2, 4, 5]);
+        assert_eq!(elements(&window(Slice::Rows(1..2)).in_blocks(32), 0..3), [3, 4, 5]);
+        assert!(window(Slice::Cols(32..96)).is_whole_blocks(32) && window(Slice::All).is_whole_blocks(32));
+        assert!(!window(Slice::Cols(0..48)).is_whole_blocks(32));
+        assert!(!window(Slice::Cols(16..32)).is_whole_blocks(32));
     }
 
     #[test]

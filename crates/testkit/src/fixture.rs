@@ -29,6 +29,22 @@ pub const FIXTURES: [&str; 16] = [
     "qwen2_distill",
 ];
 
+/// Every fixture that is a GGUF file, in `fixtures/gguf`.
+pub const GGUF_FIXTURES: [&str; 12] = [
+    "llama-Q3_K_M",
+    "llama_s-F16",
+    "qwen2-Q4_0",
+    "v2lite-IQ4_XS",
+    "v2lite-MXFP4_MOE",
+    "v2lite-Q2_K",
+    "v2lite-Q3_K_M",
+    "v2lite-Q4_1",
+    "v2lite-Q5_K_M",
+    "v2lite_s-JOINT_Q8_0",
+    "v2lite_s-SPLIT",
+    "v3_s-Q8_0",
+];
+
 /// A directory of `fixtures/`.
 #[derive(Debug, Clone)]
 pub struct Fixture {
@@ -52,12 +68,19 @@ impl Fixture {
         FIXTURES.into_iter().map(Self::open)
     }
 
+    /// All GGUF fixtures.
+    pub fn all_gguf() -> impl Iterator<Item = Self> {
+        GGUF_FIXTURES
+            .into_iter()
+            .map(|name| Self { name: name.to_owned(), ..Self::open(&format!("gguf/{name}")) })
+    }
+
     /// Its directory's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where `config.json` and `model.safetensors` lie.
+    /// Where `config.json` and `model.safetensors`, or the GGUF files, lie.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -192,12 +215,15 @@ mod tests {
     #[test]
     fn no_fixture_is_left_out_of_the_list() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        let mut found: Vec<_> = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| !name.contains('.'))
-            .collect();
-        found.sort();
-        assert_eq!(found, FIXTURES);
+        for (dir, listed) in [(dir.clone(), &FIXTURES[..]), (dir.join("gguf"), &GGUF_FIXTURES)] {
+            let mut found: Vec<_> = std::fs::read_dir(dir)
+                .unwrap()
+                .map(|entry| entry.unwrap())
+                .filter(|entry| entry.path().join("golden.safetensors").exists())
+                .map(|entry| entry.file_name().into_string().unwrap())
+                .collect();
+            found.sort();
+            assert_eq!(found, listed);
+        }
     }
 }

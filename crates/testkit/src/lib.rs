@@ -11,7 +11,7 @@ mod random;
 mod ranks;
 
 pub use compare::{assert_close, max_abs_diff};
-pub use fixture::{FIXTURES, Fixture, Golden};
+pub use fixture::{FIXTURES, Fixture, GGUF_FIXTURES, Golden};
 pub use gpu::{Gpu, hardware, soft_environment, soft_gpu};
 pub use random::{Random, RandomCheckpoint};
 pub use ranks::{RANKS_DEADLINE, ranks};

@@ -24,7 +24,7 @@ pub(super) fn gemv<S: Simd>(s: S, x: Lanes<'_>, weight: &Matrix<'_>, first: usiz
         Data::Bf16(values) => typed(s, x, (values, None), weight.cols, first, out),
         Data::F8(values, scales) => typed(s, x, (values, Some(scales)), weight.cols, first, out),
         Data::I8(values, scales) => typed(s, x, (values, Some(scales)), weight.cols, first, out),
-        Data::Four(_) => unreachable!("not regular: see Matrix::is_regular"),
+        Data::Four(_) | Data::Ggml(_) => unreachable!("not regular: see Matrix::is_regular"),
     }
 }
 

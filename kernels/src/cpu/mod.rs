@@ -1,13 +1,14 @@
 //! The CPU backend: memory, instruction levels, and the vectorised forwards behind the ops.
 //!
 //! `simd` is the vector vocabulary and the only user of intrinsics; `level` compiles a kernel for each instruction set;
-//! `tile`, `gemv`, `packed` and `nibbles` are the inner loops over packed weights; the rest is one file per group of ops. The
+//! `tile`, `gemv`, `packed`, `nibbles` and `ggml` are the inner loops over packed weights; the rest is one file per group of ops. The
 //! functions here take slices that the ops have checked, and a [`Level`].
 
 mod attention;
 mod compressor;
 mod gate;
 mod gemv;
+mod ggml;
 mod grouped_linear;
 mod hyper_connection;
 mod indexer;
@@ -32,6 +33,7 @@ mod window_attention;
 pub use attention::{Attention, CacheRows, Sequence, paged_attention};
 pub use compressor::{Compress, compress};
 pub use gate::{route, weigh_chosen};
+pub use ggml::decode_ggml;
 pub use grouped_linear::grouped_linear;
 pub use hyper_connection::{hyper_collapse, hyper_expand, hyper_maps};
 pub use indexer::{IndexTopk, index_topk};

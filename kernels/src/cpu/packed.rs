@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 
+use super::ggml::Blocks;
 use super::nibbles::{Nibbles, decode_nibbles};
 use super::simd::{LANES, Simd};
 use crate::{BlockScales, DType, Weight, WeightFormat};
@@ -32,6 +33,7 @@ impl Matrix<'_> {
             Data::Four(nibbles) => {
                 s.prefetch(nibbles.codes.get(first / 2..(first + count) / 2).unwrap_or(&[]), 0);
             }
+            Data::Ggml(blocks) => s.prefetch(blocks.part(first, count).unwrap_or(&[]), 0),
         }
     }
 }
@@ -51,6 +53,8 @@ pub(super) enum Data<'a> {
     I8(&'a [i8], Scales<'a>),
     /// 4-bit codes with groups of columns.
     Four(Nibbles<'a>),
+    /// Blocks with their scales inside.
+    Ggml(Blocks<'a>),
 }
 
 /// The block scales of one matrix.
@@ -109,6 +113,7 @@ impl<'a> Matrix<'a> {
             }
             WeightFormat::Fp4(exponents) => Data::Four(Nibbles::fp4(bytes, exponents, expert)),
             WeightFormat::Int4(groups) => Data::Four(Nibbles::int4(bytes, groups, expert)),
+            WeightFormat::Ggml(kind) => Data::Ggml(Blocks { kind: *kind, bytes }),
         };
         Self { rows, cols, data }
     }
@@ -123,7 +128,7 @@ impl<'a> Matrix<'a> {
         match self.data {
             Data::F32(_) | Data::F16(_) | Data::Bf16(_) => true,
             Data::F8(_, scales) | Data::I8(_, scales) => scales.is_regular(),
-            Data::Four(_) => false,
+            Data::Four(_) | Data::Ggml(_) => false,
         }
     }
 
@@ -144,6 +149,7 @@ impl<'a> Matrix<'a> {
                 decode_blocks(s, &values[first..][..count], (scales.row(row), scales.block_cols), start, out);
             }
             Data::Four(nibbles) => decode_nibbles(s, &nibbles, row, self.cols, start, out),
+            Data::Ggml(blocks) => blocks.decode(first, out),
         }
     }
 }

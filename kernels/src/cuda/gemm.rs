@@ -92,6 +92,7 @@ impl<'a> Stored<'a> {
             WeightFormat::Int4(g) => {
                 Self { zeros: Some(&g.zeros), ..Self::scaled("int4", 4, &g.scales, [1, g.group]) }
             }
+            WeightFormat::Ggml(_) => unreachable!("decoded on the way to a GPU"),
         }
     }
 

@@ -5,6 +5,7 @@ mod attention;
 mod block_copy;
 mod compressor;
 mod dense;
+mod ggml;
 mod hyper_connection;
 mod indexer;
 mod moe;
@@ -16,6 +17,7 @@ pub use attention::{gqa, mla_absorb_query, mla_naive, mla_project_value, mqa, ro
 pub use block_copy::copy_blocks;
 pub use compressor::compress;
 pub use dense::{embedding, grouped_linear, layer_norm, linear, rms_norm, silu_mul};
+pub use ggml::decode_ggml;
 pub use hyper_connection::{hyper_collapse, hyper_expand, hyper_maps};
 pub use indexer::{index_scores, index_topk};
 pub use moe::{moe_experts, route};

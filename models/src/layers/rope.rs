@@ -18,12 +18,13 @@ pub struct RopeFrequencies {
 }
 
 impl RopeFrequencies {
-    /// Frequencies `theta^(-2j / rope_dim)` under `scaling`.
+    /// Frequencies `theta^(-2j / rope_dim)` under `scaling`; of [`RopeScaling::Divisors`] before
+    /// [`RopeFrequencies::divided_by`].
     pub fn new(theta: f64, rope_dim: usize, scaling: &RopeScaling) -> Self {
         let plain = (0..rope_dim / 2).map(|j| theta.powf(-2.0 * j as f64 / rope_dim as f64));
         let mut attention_factor = 1.0;
         let inv_freq: Vec<f64> = match *scaling {
-            RopeScaling::None => plain.collect(),
+            RopeScaling::None | RopeScaling::Divisors => plain.collect(),
             RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
             RopeScaling::Yarn {
                 factor,
@@ -68,6 +69,15 @@ impl RopeFrequencies {
     pub fn for_entries(&self, ratio: u32) -> Self {
         Self { stride: ratio, ..self.clone() }
     }
+
+    /// Every frequency over its own divisor; there are as many.
+    #[must_use]
+    pub fn divided_by(mut self, divisors: &[f32]) -> Self {
+        for (frequency, divisor) in self.inv_freq.iter_mut().zip(divisors) {
+            *frequency /= divisor;
+        }
+        self
+    }
 }
 
 /// The factor on MLA's scores: `(nope + rope)^-0.5`, times `m(mscale_all_dim)^2` wherever the config has YaRN,
@@ -78,7 +88,7 @@ pub fn mla_softmax_scale(qk_head_dim: usize, scaling: &RopeScaling) -> f32 {
         RopeScaling::Yarn { factor, mscale_all_dim, .. } => {
             (scale * yarn_mscale(factor, mscale_all_dim).powi(2)) as f32
         }
-        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => scale as f32,
+        _ => scale as f32,
     }
 }
 

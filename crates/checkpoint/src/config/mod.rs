@@ -72,8 +72,12 @@ impl ModelConfig {
     /// # Errors
     /// [`CheckpointError::Config`] with the key, the accepted and the found value.
     pub fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
-        let value = document(bytes, file)?;
-        let fields = Fields::new(file, "", &value)?;
+        Self::from_value(&document(bytes, file)?, file)
+    }
+
+    /// As [`ModelConfig::from_json`], of a document that has been parsed, or made from what another kind of file says.
+    pub(crate) fn from_value(value: &Value, file: &str) -> Result<Self> {
+        let fields = Fields::new(file, "", value)?;
         let (architecture, model_type, family) = family(&fields)?;
         match family {
             Family::Deepseek(generation) => {

@@ -40,6 +40,8 @@ pub enum RopeScaling {
         /// Trained context length.
         original_max_position_embeddings: usize,
     },
+    /// Each frequency divided by its element of the tensor `rope_freqs.weight`: llama3's rule as a GGUF file has it.
+    Divisors,
 }
 
 const THETA_RANGE: (f64, f64) = (1.0 + 1e-6, 1e15);

@@ -7,17 +7,18 @@ use cachalot::{HubOptions, LanguageModel, LoadOptions, ModelSource};
 
 use crate::progress::ProgressDisplay;
 
-/// The model that an argument names: nothing is the demo model, a directory is itself, `org/name` is a hub id.
+/// The model that an argument names: nothing is the demo model, a directory or a GGUF file is itself, `org/name` is a hub
+/// id.
 pub(crate) fn source(model: Option<&str>) -> anyhow::Result<ModelSource> {
     let Some(model) = model else {
         return Ok(ModelSource::Embedded);
     };
     let path = Path::new(model);
-    if path.is_dir() {
+    if path.is_dir() || is_gguf_file(path) {
         return Ok(ModelSource::Path(path.to_path_buf()));
     }
     if path.exists() {
-        bail!("{model} is a file; a model is a directory or a hub id (org/name)");
+        bail!("{model} is a file; a model is a directory, a .gguf file or a hub id (org/name)");
     }
     if is_hub_id(model) {
         return Ok(ModelSource::Hub { id: model.to_owned(), options: hub_options() });
@@ -29,8 +30,13 @@ pub(crate) fn source(model: Option<&str>) -> anyhow::Result<ModelSource> {
 pub(crate) fn names_a_model(argument: &str) -> bool {
     let is_path = ["./", "../", "/"].iter().any(|start| argument.starts_with(start));
     Path::new(argument).is_dir()
+        || is_gguf_file(Path::new(argument))
         || is_hub_id(argument)
         || (is_path && !argument.contains(char::is_whitespace))
+}
+
+fn is_gguf_file(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf") && path.is_file()
 }
 
 /// `org/name` or `org/name@revision`, in the characters that hubs allow.
