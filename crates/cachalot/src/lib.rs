@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! [`LanguageModel::load`] takes the demo model inside the program, a directory or a hub id. Then
+//! [`LanguageModel::load`] takes the demo model inside the program, a directory, a GGUF file or a hub id. Then
 //! [`generate`](LanguageModel::generate) blocks until the answer is there, [`stream`](LanguageModel::stream) iterates
 //! over its pieces, [`stream_async`](LanguageModel::stream_async) gives them to async code, and
 //! [`chat`](LanguageModel::chat) keeps a conversation. Every stream ends when it is dropped, or through its

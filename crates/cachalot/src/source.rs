@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use checkpoint::hub::{self, DownloadProgress, HubOptions};
-use checkpoint::{Checkpoint, GenerationConfig, LoadProgress};
-use text::Tokenizer;
+use checkpoint::{Checkpoint, GenerationConfig, GgufTokenizer, LoadProgress};
+use text::{GgufVocabulary, Tokenizer};
 
 use crate::{Error, demo};
 
@@ -39,12 +39,12 @@ pub enum Progress {
 
 /// A model found but not read: config and headers are checked, no weight is in memory.
 pub(crate) struct Opened {
-    /// How to call it: `demo`, the directory or the hub id.
+    /// How to call it: `demo`, the path or the hub id.
     pub(crate) name: String,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) generation_config: GenerationConfig,
-    /// Where the tokenizer lies; `None` for the demo model's.
-    dir: Option<PathBuf>,
+    /// Where the model's files lie; `None` for the demo model's.
+    path: Option<PathBuf>,
 }
 
 impl ModelSource {
@@ -74,36 +74,70 @@ impl ModelSource {
 
     /// Opens the config and the headers; reads no weight.
     pub(crate) fn open(&self, progress: &mut dyn FnMut(Progress)) -> Result<Opened, Error> {
-        let dir = self.resolve(progress)?;
-        let (checkpoint, generation_config) = match &dir {
+        let path = self.resolve(progress)?;
+        let (checkpoint, generation_config) = match &path {
             None => (demo::checkpoint()?, demo::generation_config()?),
-            Some(dir) => {
-                let checkpoint = open_dir(dir)?;
+            Some(path) => {
+                let checkpoint = open_path(path)?;
                 let generation_config = checkpoint.generation_config().clone();
                 (checkpoint, generation_config)
             }
         };
-        Ok(Opened { name: self.name(), checkpoint, generation_config, dir })
+        Ok(Opened { name: self.name(), checkpoint, generation_config, path })
     }
 }
 
-fn open_dir(dir: &Path) -> Result<Checkpoint, Error> {
-    let is_gguf = dir.extension().is_some_and(|extension| extension == "gguf") && dir.is_file();
-    if !dir.is_dir() && !is_gguf {
-        return Err(Error::file(dir, "a model directory or a .gguf file", "nothing there, or another file"));
+fn open_path(path: &Path) -> Result<Checkpoint, Error> {
+    let is_gguf = path.extension().is_some_and(|extension| extension == "gguf") && path.is_file();
+    if !path.is_dir() && !is_gguf {
+        return Err(Error::file(path, "a model directory or a .gguf file", "nothing there, or another file"));
     }
-    Ok(Checkpoint::open(dir)?)
+    Ok(Checkpoint::open(path)?)
 }
 
 impl Opened {
     /// The tokenizer, which ends a text where any of the model's files says so.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, Error> {
-        let tokenizer = match &self.dir {
-            None => demo::tokenizer()?,
-            Some(dir) => Tokenizer::from_dir(dir)?,
+        let tokenizer = match (&self.path, self.checkpoint.gguf_tokenizer()) {
+            (None, _) => demo::tokenizer()?,
+            (Some(_), Some(inside)) => Tokenizer::from_gguf(&vocabulary(inside))?,
+            (Some(file), None) if file.is_file() => {
+                return Err(Error::file(file, "a vocabulary in the metadata (tokenizer.ggml.model)", "none"));
+            }
+            (Some(dir), None) => Tokenizer::from_dir(dir)?,
         };
         Ok(tokenizer
             .with_eos_ids(&self.checkpoint.config().common().eos_token_ids)
             .with_eos_ids(&self.generation_config.eos_token_ids))
+    }
+}
+
+/// The metadata of a GGUF file as the tokenizer takes it: neither crate knows the other.
+fn vocabulary(inside: &GgufTokenizer) -> GgufVocabulary {
+    let GgufTokenizer {
+        model,
+        pre,
+        tokens,
+        token_types,
+        merges,
+        bos_token_id,
+        eos_token_id,
+        eot_token_id,
+        padding_token_id,
+        add_bos_token,
+        chat_template,
+    } = inside.clone();
+    GgufVocabulary {
+        model,
+        pre,
+        tokens,
+        token_types,
+        merges,
+        bos_token_id,
+        eos_token_id,
+        eot_token_id,
+        padding_token_id,
+        add_bos_token,
+        chat_template,
     }
 }

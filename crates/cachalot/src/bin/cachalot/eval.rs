@@ -17,7 +17,7 @@ use crate::progress::ProgressDisplay;
 /// Answer held-out prompts greedily and count exact matches per skill
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory or hub id; the demo model if left out
+    /// Directory, .gguf file or hub id; the demo model if left out
     model: Option<String>,
     /// Cases, one JSON object per line; the demo model's own if left out
     #[arg(long, value_name = "FILE")]

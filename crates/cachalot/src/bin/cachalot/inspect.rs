@@ -15,7 +15,7 @@ use crate::progress::ProgressDisplay;
 /// Show a model's family, shapes, parameters and memory without loading it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Directory or hub id; the demo model if left out
+    /// Directory, .gguf file or hub id; the demo model if left out
     model: Option<String>,
     /// Print a JSON object
     #[arg(long)]

@@ -18,9 +18,10 @@ use crate::printer::Printer;
 use crate::sampling_args::SamplingArgs;
 
 const ABOUT_ARGUMENTS: &str = "\
-MODEL is a directory or a hub id (org/name or org/name@revision). Without one the demo model inside the program
-answers. A single argument is the MODEL if it is an existing directory, looks like a hub id, or begins with /, ./ or
-../ and has no space; otherwise it is the PROMPT for the demo model. With --model it is always the PROMPT.
+MODEL is a directory, a .gguf file or a hub id (org/name or org/name@revision). Without one the demo model inside the
+program answers. A single argument is the MODEL if it is an existing directory or .gguf file, looks like a hub id, or
+begins with /, ./ or ../ and has no space; otherwise it is the PROMPT for the demo model. With --model it is always the
+PROMPT.
 
 Without a PROMPT, text piped into stdin is the prompt; on a terminal a chat begins.
 

@@ -20,8 +20,8 @@ use crate::kv_dtype::KvDtype;
 use crate::{Cli, Command, config_file, model_arg};
 
 const ABOUT_ARGUMENTS: &str = "\
-MODEL is a directory or a hub id (org/name or org/name@revision). Without one the demo model inside the program is
-served.
+MODEL is a directory, a .gguf file or a hub id (org/name or org/name@revision). Without one the demo model inside the
+program is served.
 
 Routes, with or without /v1: /chat/completions, /completions (fill in the middle with a suffix), /messages
 (Anthropic's), /responses, /embeddings, /models, /tokenize, /detokenize. Without a key: a page to chat at /, /health,
