@@ -148,42 +148,69 @@ fn deepseek2_from_its_metadata() {
     }
 }
 
+/// A deepseek2 model with the plain keys of the older files.
+fn deepseek2(experts: u32, gating: u32) -> GgufFile {
+    let mut file = llama().with("general.architecture", Meta::Text("deepseek2"));
+    for (key, value) in [
+        ("deepseek2.block_count", 1),
+        ("deepseek2.embedding_length", 8),
+        ("deepseek2.feed_forward_length", 16),
+        ("deepseek2.attention.head_count", 2),
+        ("deepseek2.attention.key_length", 6),
+        ("deepseek2.attention.value_length", 4),
+        ("deepseek2.attention.kv_lora_rank", 4),
+        ("deepseek2.rope.dimension_count", 2),
+        ("deepseek2.expert_count", experts),
+        ("deepseek2.expert_used_count", 6),
+        ("deepseek2.expert_feed_forward_length", 8),
+        ("deepseek2.expert_gating_func", gating),
+    ] {
+        file = file.with(key, Meta::U32(value));
+    }
+    file.with("deepseek2.attention.layer_norm_rms_epsilon", Meta::F32(1e-6))
+}
+
 /// Files from before the format had keys for groups were made from releases that have them.
 #[test]
 fn groups_of_the_releases_where_a_file_is_silent() {
-    let file = |experts: u32, gating: u32| {
-        let mut file = llama().with("general.architecture", Meta::Text("deepseek2"));
-        for (key, value) in [
-            ("deepseek2.block_count", 1),
-            ("deepseek2.embedding_length", 8),
-            ("deepseek2.feed_forward_length", 16),
-            ("deepseek2.attention.head_count", 2),
-            ("deepseek2.attention.key_length", 6),
-            ("deepseek2.attention.value_length", 4),
-            ("deepseek2.attention.kv_lora_rank", 4),
-            ("deepseek2.rope.dimension_count", 2),
-            ("deepseek2.expert_count", experts),
-            ("deepseek2.expert_used_count", 6),
-            ("deepseek2.expert_feed_forward_length", 8),
-            ("deepseek2.expert_gating_func", gating),
-        ] {
-            file = file.with(key, Meta::U32(value));
-        }
-        file.with("deepseek2.attention.layer_norm_rms_epsilon", Meta::F32(1e-6))
-    };
     for (experts, gating, expected) in [
         (256, 2, (8, 4, TopkMethod::NoauxTc)),
         (384, 2, (1, 1, TopkMethod::NoauxTc)),
         (160, 1, (8, 3, TopkMethod::GroupLimitedGreedy)),
         (64, 1, (1, 1, TopkMethod::Greedy)),
     ] {
-        let checkpoint = file(experts, gating).open().unwrap();
+        let checkpoint = deepseek2(experts, gating).open().unwrap();
         let moe = deepseek(&checkpoint).moe.unwrap();
         assert_eq!((moe.n_group, moe.topk_group, moe.topk_method), expected, "{experts} experts");
         assert_eq!((moe.norm_topk_prob, moe.routed_scaling_factor), (false, 1.0), "the format's defaults");
     }
-    let error = file(64, 4).open().unwrap_err().to_string();
+    let error = deepseek2(64, 4).open().unwrap_err().to_string();
     assert!(error.contains("deepseek2.expert_gating_func: expected 1 (softmax) or 2 (sigmoid), found 4"));
+}
+
+/// Every fixture has the released 32 and 1, which are also what a config without the keys means.
+#[test]
+fn yarn_is_read_from_its_keys() {
+    let mut file = deepseek2(64, 1).with("deepseek2.rope.scaling.type", Meta::Text("yarn"));
+    for (key, value) in [
+        ("deepseek2.rope.scaling.factor", 8.0),
+        ("deepseek2.rope.scaling.yarn_beta_fast", 20.0),
+        ("deepseek2.rope.scaling.yarn_beta_slow", 2.0),
+        ("deepseek2.rope.scaling.yarn_log_multiplier", 0.05),
+        ("deepseek2.rope.freq_base", 5e4),
+    ] {
+        file = file.with(key, Meta::F32(value));
+    }
+    let file = file.with("deepseek2.rope.scaling.original_context_length", Meta::U32(16));
+    let checkpoint = file.open().unwrap();
+    let common = checkpoint.config().common();
+    let RopeScaling::Yarn { factor, beta_fast, beta_slow, original_max_position_embeddings, .. } =
+        common.rope_scaling
+    else {
+        panic!("{:?}", common.rope_scaling)
+    };
+    assert_eq!((factor, beta_fast, beta_slow, original_max_position_embeddings), (8.0, 20.0, 2.0, 16));
+    assert_eq!(common.rope_theta, 5e4);
 }
 
 /// Two heads, latent 3, two channels of keys and one of values.

@@ -148,6 +148,18 @@ fn what_a_tensor_may_not_be() {
     assert!(error.contains("expected one matrix per expert, found [4, 8]"), "{error}");
 }
 
+/// Offsets are the running sum of padded sizes, so bytes that belong to no tensor are damage.
+#[test]
+fn a_hole_between_tensors_is_refused() {
+    let mut bytes = sound().bytes();
+    let data_start = bytes.len() - (96 + 32);
+    let offset = bytes[..data_start].windows(8).rposition(|eight| eight == 96_u64.to_le_bytes()).unwrap();
+    bytes[offset..offset + 8].copy_from_slice(&128_u64.to_le_bytes());
+    bytes.extend([0; 32]);
+    let error = open_bytes(&bytes).unwrap_err().to_string();
+    assert!(error.contains("`output_norm.weight`") && error.contains("a hole"), "{error}");
+}
+
 #[test]
 fn a_file_cut_anywhere_is_refused() {
     let bytes = sound().bytes();
