@@ -85,6 +85,7 @@ impl LanguageModel {
             kv_dtype: options.kv_dtype,
             max_sequences: options.max_sequences,
             state_slots: options.state_slots,
+            state_snapshots: options.state_snapshots,
             commit_cache: options.commit_cache,
             prefill_chunk: options.prefill_chunk,
             ..EngineOptions::default()

@@ -19,6 +19,8 @@ pub struct LoadOptions {
     pub max_sequences: usize,
     /// Sequences in work or kept by chats at once, of models that keep state per sequence (V4): a share of memory each.
     pub state_slots: usize,
+    /// Copies of such state for the prefix cache of a service.
+    pub state_snapshots: usize,
     /// Whether the KV cache takes its memory at once ([`engine::EngineOptions::commit_cache`]).
     pub commit_cache: bool,
     /// Prompt tokens per step.
@@ -39,6 +41,7 @@ impl Default for LoadOptions {
             kv_dtype: None,
             max_sequences: 4,
             state_slots: engine.state_slots,
+            state_snapshots: engine.state_snapshots,
             commit_cache: false,
             prefill_chunk: engine.prefill_chunk,
             tensor_parallel: 1,

@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Sequences that may be under way at once, of models that keep state per sequence; the others have no such limit.
     pub state_slots: usize,
+    /// Copies of such state that are kept for the prefix cache of a service; without any it finds nothing.
+    pub state_snapshots: usize,
     /// Fills the cache with NaN, so that whoever reads a row that was never written shows it. For `verify` and tests.
     pub poison_cache: bool,
     /// Takes the memory of the KV cache at the start. Otherwise the system gives host memory page by page as the cache
@@ -58,6 +60,7 @@ impl Default for EngineOptions {
             prefill_chunk: 256,
             max_sequences: 1,
             state_slots: 64,
+            state_snapshots: 0,
             poison_cache: false,
             commit_cache: false,
             record_decode: true,
@@ -77,7 +80,7 @@ pub struct Sizes {
     pub kv_tokens: usize,
     /// Most tokens of a step.
     pub step_tokens: usize,
-    /// Sequences that may be under way at once, of models that keep state.
+    /// States that are kept, of models that keep any: sequences under way, and snapshots of the prefix cache.
     pub state_slots: usize,
 }
 
@@ -107,7 +110,8 @@ impl EngineOptions {
         }
         let kv_tokens = context_len.saturating_mul(self.max_sequences);
         let step_tokens = self.prefill_chunk.min(context_len);
-        Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens, state_slots: self.state_slots })
+        let state_slots = self.state_slots.saturating_add(self.state_snapshots);
+        Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens, state_slots })
     }
 }
 
@@ -151,15 +155,19 @@ impl Engine {
         check_group(&ranks)?;
         let common = ranks[0].model.config().common();
         let vocab_size = common.vocab_size;
-        let Sizes { kv_dtype, context_len, .. } = options.sizes(common)?;
+        let Sizes { kv_dtype, context_len, state_slots, .. } = options.sizes(common)?;
         let layout = ranks[0].model.kv_layout();
         let size = options.block_size.next_multiple_of(layout.block_tokens());
         let slots = StateSlots::new(if layout.has_state() { options.state_slots } else { 0 });
-        let state_bytes = layout.bytes_per_sequence(kv_dtype) * slots.count() * ranks.len();
+        let state_bytes = layout.bytes_per_sequence(kv_dtype).saturating_mul(state_slots) * ranks.len();
         let row_bytes = |rank: &Rank| rank.model.kv_layout().bytes_per_token(kv_dtype);
         let token_bytes: usize = ranks.iter().map(row_bytes).sum::<Result<_, _>>()?;
         let blocks = context_len.div_ceil(size.max(1)).saturating_mul(options.max_sequences);
         let allocator = BlockAllocator::new(blocks, size)?;
+        let allocator = match slots.exist() {
+            true => allocator.with_snapshots(options.state_snapshots),
+            false => allocator,
+        };
         let needed_bytes = (token_bytes as u64).saturating_mul(allocator.capacity() as u64);
         let needed_bytes = needed_bytes.saturating_add(state_bytes as u64);
         // A GPU's memory is planned before the weights are loaded (`MemoryPlan`).
@@ -177,7 +185,7 @@ impl Engine {
             // Recorded steps are filled up with rows that write to a block behind all others.
             let spare = usize::from(records);
             let kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
-            let mut kv = kv.with_state_slots(slots.count())?;
+            let mut kv = kv.with_state_slots(state_slots)?;
             if options.commit_cache && on_cpu {
                 // Zeros over zeros: what is written has a page.
                 let pairs: Vec<(u32, u32)> = (1..blocks as u32).map(|block| (0, block)).collect();
@@ -364,7 +372,7 @@ impl Engine {
         &self.slots
     }
 
-    /// Whether the model keeps state per sequence, so that nothing of one sequence's cache serves another.
+    /// Whether the model keeps state per sequence, so that blocks of a cache are of use only together with it.
     pub fn keeps_state(&self) -> bool {
         self.slots.exist()
     }

@@ -22,7 +22,7 @@ pub struct MemoryPlan {
     pub footprint: Footprint,
     /// Tokens that the KV cache is to hold, over all sequences.
     pub kv_tokens: u64,
-    /// Sequences that are to keep state at once, of models that do.
+    /// Sequences that keep state at once, of models that do, and copies of it for the prefix cache.
     pub state_slots: u64,
 }
 
@@ -68,7 +68,7 @@ impl MemoryPlan {
         }
         if self.state_bytes() > 0 && self.state_slots > 1 {
             let each = self.footprint.kv_bytes_per_sequence as f64 / MIB;
-            fixes.push(format!("fewer requests at once (--max-num-seqs), which keep {each:.1} MiB each"));
+            fixes.push(format!("fewer requests at once (--max-num-seqs) or cached prefixes (--state-snapshots), {each:.1} MiB each"));
         }
         let more = std::iter::successors(Some(ranks * 2), |n| Some(n * 2)).take_while(|&n| n <= 64);
         if let Some(ranks) = more.into_iter().find(|&n| fits(n)) {
@@ -95,7 +95,7 @@ impl fmt::Display for MemoryPlan {
             grouped(self.kv_tokens),
         )?;
         if self.state_bytes() > 0 {
-            write!(f, "state {} for {} requests, ", gib(self.state_bytes()), self.state_slots)?;
+            write!(f, "state {} for {} requests and prefixes, ", gib(self.state_bytes()), self.state_slots)?;
         }
         write!(f, "activations {}; KV room for {} tokens", gib(step_bytes), grouped(self.room_tokens()))
     }
@@ -140,13 +140,16 @@ mod tests {
         let plan = stateful(79);
         assert_eq!(plan.needed_bytes(), self::plan(79, 32_768).needed_bytes() + (2 << 30));
         let words = plan.to_string();
-        assert!(words.contains("tokens, state 2.0 GiB for 64 requests, activations 1.0 GiB; "), "{words}");
+        assert!(
+            words.contains("tokens, state 2.0 GiB for 64 requests and prefixes, activations 1.0 GiB; "),
+            "{words}"
+        );
         assert_eq!(plan.room_tokens(), (8 << 30) / 70_272);
         // What would fit without the state does not fit with it.
         assert!(self::plan(72, 32_768).check(1, |_| false).is_ok());
         let error = stateful(72).check(1, |_| false).unwrap_err().to_string();
         assert!(
-            error.contains("fewer requests at once (--max-num-seqs), which keep 32.0 MiB each"),
+            error.contains("fewer requests at once (--max-num-seqs) or cached prefixes (--state-snapshots), 32.0 MiB each"),
             "{error}"
         );
     }

@@ -53,6 +53,10 @@ pub(crate) struct StepInput {
     pub(crate) copies: Vec<(u32, u32)>,
     /// `(source, target)`: state slots that are copied before anything else.
     pub(crate) state_copies: Vec<(u32, u32)>,
+    /// Snapshots that sequences of the step go on from, copied to their slots after that.
+    pub(crate) state_restores: Vec<(u32, u32)>,
+    /// Slots of sequences of the step, copied to snapshots when it is computed.
+    pub(crate) state_saves: Vec<(u32, u32)>,
     pub(crate) chunks: Vec<StepChunk>,
     /// The rows that are scored, in this order; a row may be scored more than once.
     pub(crate) logit_rows: Vec<u32>,
@@ -68,6 +72,13 @@ pub(crate) struct StepTensors<'a> {
     pub(crate) hidden: Option<&'a Tensor>,
 }
 
+fn copy_states(rank: &mut RankView<'_>, pairs: &[(u32, u32)]) -> Result<(), EngineError> {
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    Ok(rank.kv.copy_states(pairs)?)
+}
+
 impl StepInput {
     /// One rank's part of the step, and what `read` makes of its results. With `may_replay` a decode step is replayed
     /// where the device records such steps: on all ranks or on none, because their collectives have to meet.
@@ -81,8 +92,8 @@ impl StepInput {
         if !self.copies.is_empty() {
             rank.kv.copy_blocks(&self.copies)?;
         }
-        if !self.state_copies.is_empty() {
-            rank.kv.copy_states(&self.state_copies)?;
+        for copies in [&self.state_copies, &self.state_restores] {
+            copy_states(rank, copies)?;
         }
         if may_replay
             && let Some(rows) = self.decode_rows()
@@ -95,6 +106,7 @@ impl StepInput {
             return read(StepTensors { logits: None, hidden: None });
         }
         let hidden = self.forward(ctx, rank)?;
+        copy_states(rank, &self.state_saves)?;
         let logits =
             self.gather(&hidden, &self.logit_rows)?.map(|rows| rank.model.logits(&rows)).transpose()?;
         let hidden = self.gather(&hidden, &self.hidden_rows)?;

@@ -38,6 +38,14 @@ impl BlockAllocator {
         Ok(Self { pool: Arc::new(Pool::new(num_blocks, block_size)?.with_hash(hash)) })
     }
 
+    /// The same pool for sequences that keep state besides their blocks: a prefix is found where one of `count` snapshots
+    /// holds the state at its end, and nowhere else. Whoever carries out plans keeps the snapshots, by their numbers.
+    #[must_use]
+    pub fn with_snapshots(self, count: usize) -> Self {
+        self.pool.set_snapshots(count);
+        self
+    }
+
     /// An empty table that draws from this pool.
     pub fn table(&self) -> BlockTable {
         BlockTable::new(Arc::clone(&self.pool))

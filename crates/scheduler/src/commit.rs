@@ -15,7 +15,14 @@ impl Scheduler {
         let Some(flight) = self.flight.take_if(|flight| flight.step == plan.step) else { return };
         let sampled: HashMap<SequenceId, u32> = sampled.iter().copied().collect();
         for chunk in &flight.chunks {
-            self.commit_chunk(chunk, &sampled);
+            let block = self.commit_chunk(chunk, &sampled);
+            self.return_snapshot(chunk.save, block);
+        }
+    }
+
+    fn return_snapshot(&self, snapshot: Option<u32>, block: Option<u32>) {
+        if let Some(snapshot) = snapshot {
+            self.blocks.pool.return_snapshot(snapshot, block);
         }
     }
 
@@ -36,23 +43,33 @@ impl Scheduler {
             }
         }
         for chunk in chunks {
-            if let Some(sequence) = self.sequences.get_mut(&chunk.ticket) {
-                sequence.in_flight = false;
+            self.return_snapshot(chunk.save, None);
+            let Some(sequence) = self.sequences.get_mut(&chunk.ticket) else { continue };
+            sequence.in_flight = false;
+            if chunk.restored {
+                // Its state was not restored, and the snapshot may be another's by the next plan.
+                sequence.start_over();
+                self.running.remove(&chunk.ticket);
+                if !sequence.is_idle() {
+                    self.queue.push(sequence.owner, chunk.ticket);
+                }
             }
         }
     }
 
-    fn commit_chunk(&mut self, chunk: &FlightChunk, sampled: &HashMap<SequenceId, u32>) {
+    /// The sequence's last whole block, if the chunk was computed.
+    fn commit_chunk(&mut self, chunk: &FlightChunk, sampled: &HashMap<SequenceId, u32>) -> Option<u32> {
         let (publish, size) = (self.options.prefix_cache, self.blocks.block_size());
-        let Some(sequence) = self.sequences.get_mut(&chunk.ticket) else { return };
+        let sequence = self.sequences.get_mut(&chunk.ticket)?;
         sequence.in_flight = false;
         if chunk.samples && !sequence.members.iter().any(|member| sampled.contains_key(&member.id)) {
-            return;
+            return None;
         }
         sequence.computed_to(chunk.end, publish, size);
+        let block = (chunk.end / size).checked_sub(1).map(|last| sequence.table.blocks()[last]);
         if !chunk.samples {
             sequence.done = sequence.prefill_only && sequence.remaining() == 0;
-            return;
+            return block;
         }
         let parting = sequence.members.split_off(1);
         let siblings: Vec<_> = parting.into_iter().map(|member| sequence.fork(member)).collect();
@@ -63,5 +80,6 @@ impl Scheduler {
             self.tickets.extend(sibling.members.iter().map(|member| (member.id, sibling.ticket)));
             self.sequences.insert(sibling.ticket, sibling);
         }
+        block
     }
 }

@@ -17,6 +17,7 @@ mod schedule;
 mod scheduler;
 mod seen;
 mod sequence;
+mod snapshots;
 mod stats;
 mod table;
 

@@ -58,6 +58,11 @@ pub struct Chunk {
     /// Who samples from the row of the last token: nobody before the end of the prompt, then the sequence, and its
     /// siblings too when they part. Empty for sequences that only prefill.
     pub sample: Vec<SequenceId>,
+    /// The snapshot that the sequence's state is copied from before the step: it goes on behind a cached prefix.
+    pub restore: Option<u32>,
+    /// The snapshot that the sequence's state is copied to after the step. Another sequence of the plan may restore what was
+    /// in it before.
+    pub save: Option<u32>,
 }
 
 /// What a plan under way needs to stay as it is.
@@ -75,6 +80,8 @@ pub(crate) struct FlightChunk {
     pub(crate) ticket: u64,
     pub(crate) end: usize,
     pub(crate) samples: bool,
+    pub(crate) restored: bool,
+    pub(crate) save: Option<u32>,
 }
 
 #[derive(Debug)]

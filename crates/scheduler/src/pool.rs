@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::SchedulerError;
 use crate::prefix_index::{Found, PrefixIndex};
+use crate::snapshots::Snapshots;
 
 /// The books, shared by the allocator and every table it handed out.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ struct State {
     /// Per physical block: how many tables hold it.
     holders: Vec<u32>,
     index: PrefixIndex,
+    /// Of sequences that keep state besides their blocks.
+    snapshots: Option<Snapshots>,
 }
 
 impl Pool {
@@ -37,6 +40,7 @@ impl Pool {
             empty: (0..num_blocks as u32).rev().collect(),
             holders: vec![0; num_blocks],
             index: PrefixIndex::new(num_blocks, block_size),
+            snapshots: None,
         };
         Ok(Self { num_blocks, block_size, state: Mutex::new(state) })
     }
@@ -44,6 +48,10 @@ impl Pool {
     pub(crate) fn with_hash(self, hash: fn(u64, &[u32]) -> u64) -> Self {
         self.lock().index.set_hash(hash);
         self
+    }
+
+    pub(crate) fn set_snapshots(&self, count: usize) {
+        self.lock().snapshots = Some(Snapshots::new(count));
     }
 
     pub(crate) fn num_blocks(&self) -> usize {
@@ -69,11 +77,10 @@ impl Pool {
         if count > free {
             return Err(SchedulerError::OutOfBlocks { needed: count, free, total: self.num_blocks });
         }
-        let State { empty, holders, index } = &mut *state;
         for _ in 0..count {
-            let Some(block) = empty.pop().or_else(|| index.evict()) else { break };
-            debug_assert_eq!(holders[block as usize], 0, "block {block} was free while held");
-            holders[block as usize] = 1;
+            let Some(block) = state.next_free() else { break };
+            debug_assert_eq!(state.holders[block as usize], 0, "block {block} was free while held");
+            state.holders[block as usize] = 1;
             into.push(block);
         }
         Ok(())
@@ -103,10 +110,15 @@ impl Pool {
     }
 
     /// The longest known chain of whole blocks that `tokens` begins with under `salt`, at most `max_blocks` of them;
-    /// the caller is a holder of each from now on.
+    /// the caller is a holder of each from now on. Where sequences keep state it ends where there is a snapshot of it.
     pub(crate) fn find(&self, salt: u64, tokens: &[u32], max_blocks: usize) -> Found {
         let mut state = self.lock();
-        let found = state.index.find(salt, tokens, max_blocks);
+        let mut found = state.index.find(salt, tokens, max_blocks);
+        if let Some(snapshots) = &mut state.snapshots {
+            let deepest = snapshots.deepest(&found.blocks);
+            found.blocks.truncate(deepest.map_or(0, |(depth, _)| depth));
+            found.snapshot = deepest.map(|(_, snapshot)| snapshot);
+        }
         for &block in &found.blocks {
             state.hold(block);
         }
@@ -127,6 +139,27 @@ impl Pool {
         }
     }
 
+    /// Whether sequences keep state besides their blocks.
+    pub(crate) fn keeps_snapshots(&self) -> bool {
+        self.lock().snapshots.is_some()
+    }
+
+    /// A snapshot for a plan to write to; `None` if there is none, or sequences keep no state.
+    pub(crate) fn lend_snapshot(&self) -> Option<u32> {
+        self.lock().snapshots.as_mut()?.lend()
+    }
+
+    /// A lent snapshot comes back: with the state at the end of `block`, which is known, or unwritten.
+    pub(crate) fn return_snapshot(&self, snapshot: u32, block: Option<u32>) {
+        let mut state = self.lock();
+        let block = block.filter(|&block| state.index.knows(block));
+        match (&mut state.snapshots, block) {
+            (Some(snapshots), Some(block)) => snapshots.keep(snapshot, block),
+            (Some(snapshots), None) => snapshots.give(snapshot),
+            (None, _) => {}
+        }
+    }
+
     pub(crate) fn check_integrity(&self) -> Result<(), SchedulerError> {
         self.lock().check_integrity()
     }
@@ -140,6 +173,18 @@ impl Pool {
 impl State {
     fn num_free(&self) -> usize {
         self.empty.len() + self.index.num_unheld()
+    }
+
+    /// An empty block, or the one that has been cached for longest, and is not any more.
+    fn next_free(&mut self) -> Option<u32> {
+        if let Some(block) = self.empty.pop() {
+            return Some(block);
+        }
+        let block = self.index.evict()?;
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.forget(block);
+        }
+        Some(block)
     }
 
     fn hold(&mut self, block: u32) {
@@ -176,6 +221,10 @@ impl State {
                 _ => continue,
             };
             return fail(block, found);
+        }
+        let snapshots = self.snapshots.as_ref();
+        if let Some(block) = snapshots.and_then(|s| s.unsound(|block| self.index.knows(block))) {
+            return fail(block as usize, "with a snapshot that is not of it");
         }
         self.index.check_integrity(|block| self.holders[block as usize] > 0)
     }

@@ -22,6 +22,10 @@ pub(crate) struct Found {
     pub(crate) blocks: Vec<u32>,
     /// Why the chain ended before its limit.
     pub(crate) missed: Option<MissReason>,
+    /// Known blocks, those included that cannot be used for want of state.
+    pub(crate) known: usize,
+    /// The state at the end of `blocks`, of sequences that have any.
+    pub(crate) snapshot: Option<u32>,
 }
 
 /// A full block whose content is known.
@@ -105,12 +109,14 @@ impl PrefixIndex {
             let chain = (self.hash)(before, tokens);
             let parent = blocks.last().copied();
             let Some(block) = self.get(chain, parent, salt, tokens) else {
-                return Found { blocks, missed: Some(self.reason(salt, before, tokens)) };
+                let missed = Some(self.reason(salt, before, tokens));
+                return Found { known: blocks.len(), blocks, missed, snapshot: None };
             };
             blocks.push(block);
             before = chain;
         }
-        Found { missed: (max_blocks == 0).then_some(MissReason::BelowBlock), blocks }
+        let missed = (max_blocks == 0).then_some(MissReason::BelowBlock);
+        Found { known: blocks.len(), blocks, missed, snapshot: None }
     }
 
     /// Makes `block` known as what continues `parent` with `tokens`, unless such a block is known already. Returns the

@@ -182,6 +182,7 @@ impl Scheduler {
         table.grow_to(known)?;
         sequence.table = table;
         (sequence.computed, sequence.published) = (hits * size, hits);
+        (sequence.restore, sequence.branch) = (found.snapshot, found.known * size);
         if sequence.cached_tokens.is_none() {
             sequence.cached_tokens = Some(hits * size);
             if self.options.prefix_cache && !sequence.prefill_only {
@@ -215,7 +216,14 @@ impl Scheduler {
     fn schedule_chunk(&mut self, ticket: u64, draft: &mut Draft) {
         let Some(sequence) = self.sequences.get_mut(&ticket) else { return };
         let (Some(first), start) = (sequence.members.first(), sequence.computed) else { return };
-        let end = start + sequence.remaining().min(draft.budget);
+        let mut end = start + sequence.remaining().min(draft.budget);
+        let mut save = None;
+        if self.options.prefix_cache && !sequence.prefill_only && self.blocks.pool.keeps_snapshots() {
+            let (stop, is_worth_it) = sequence.stop(end, self.blocks.block_size());
+            end = stop;
+            save = if is_worth_it { self.blocks.pool.lend_snapshot() } else { None };
+        }
+        let restore = sequence.restore.take();
         let samples = sequence.samples_at(end);
         draft.budget -= end - start;
         draft.plan.chunks.push(Chunk {
@@ -225,8 +233,10 @@ impl Scheduler {
             blocks: sequence.table.blocks().to_vec(),
             cached_tokens: sequence.cached_tokens.unwrap_or(0),
             sample: sequence.members.iter().map(|member| member.id).filter(|_| samples).collect(),
+            restore,
+            save,
         });
-        draft.chunks.push(FlightChunk { ticket, end, samples });
+        draft.chunks.push(FlightChunk { ticket, end, samples, restored: restore.is_some(), save });
         sequence.in_flight = true;
         let new = end.saturating_sub(sequence.charged);
         sequence.charged += new;

@@ -17,7 +17,8 @@ pub struct SchedulerOptions {
     pub max_num_batched_tokens: usize,
     /// Most prompts that wait; at least 1. Preempted sequences may exceed it, new ones may not.
     pub max_waiting: usize,
-    /// Full blocks stay findable for prompts that begin with the same tokens.
+    /// Full blocks stay findable for prompts that begin with the same tokens ([`BlockAllocator::with_snapshots`] for
+    /// sequences that keep state).
     pub prefix_cache: bool,
 }
 
@@ -105,6 +106,8 @@ impl Scheduler {
             running: false,
             in_flight: false,
             done: false,
+            restore: None,
+            branch: 0,
             wanted_blocks: 0,
         };
         self.sequences.insert(ticket, sequence);

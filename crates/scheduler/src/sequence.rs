@@ -66,6 +66,10 @@ pub(crate) struct Sequence {
     pub(crate) in_flight: bool,
     /// All its tokens have been computed; only its end is awaited.
     pub(crate) done: bool,
+    /// The snapshot that its state is to be copied from when it first runs.
+    pub(crate) restore: Option<u32>,
+    /// Tokens of the prefix that others have computed too: what begins like that may come again.
+    pub(crate) branch: usize,
     /// Free blocks it needed when it last failed to be admitted.
     pub(crate) wanted_blocks: usize,
 }
@@ -79,6 +83,16 @@ impl Sequence {
     /// Tokens that can be computed now.
     pub(crate) fn remaining(&self) -> usize {
         self.tokens.len().min(self.max_computed).saturating_sub(self.computed)
+    }
+
+    /// Where a chunk from `computed` to `end` has to end, and whether the state there is worth a snapshot: at the end of
+    /// what others share, and in the last block that it can be found again by.
+    pub(crate) fn stop(&self, end: usize, block_size: usize) -> (usize, bool) {
+        let whole = |tokens: usize| tokens / block_size * block_size;
+        let known = self.tokens.len().min(self.max_computed);
+        let stops = [self.branch, whole(known.saturating_sub(1)), whole(known)];
+        let stop = stops.into_iter().filter(|stop| (self.computed + 1..=end).contains(stop)).min();
+        (stop.unwrap_or(end), stop.is_some())
     }
 
     /// The row of token `end - 1` is sampled from.
@@ -128,5 +142,6 @@ impl Sequence {
     pub(crate) fn start_over(&mut self) {
         self.table.truncate(0);
         (self.computed, self.published, self.running) = (0, 0, false);
+        self.restore = None;
     }
 }

@@ -79,9 +79,21 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(copies: Vec<(u32, u32)>, chunks: &[Chunk], slots: &[Option<u32>], lives: &mut Lives) -> Self {
+    /// `slots` of `chunks`; those of snapshots begin at `first_snapshot`.
+    fn new(
+        copies: Vec<(u32, u32)>,
+        chunks: &[Chunk],
+        slots: &[Option<u32>],
+        first_snapshot: u32,
+        lives: &mut Lives,
+    ) -> Self {
         let state_copies = lives.states.take_copies();
-        let input = StepInput { copies, state_copies, ..StepInput::default() };
+        let snapshots = || chunks.iter().zip(slots).filter_map(|(chunk, slot)| Some((chunk, (*slot)?)));
+        let number = |snapshot: u32| first_snapshot + snapshot;
+        let restores = snapshots().filter_map(|(chunk, slot)| Some((number(chunk.restore?), slot)));
+        let saves = snapshots().filter_map(|(chunk, slot)| Some((slot, number(chunk.save?))));
+        let (state_restores, state_saves) = (restores.collect(), saves.collect());
+        let input = StepInput { copies, state_copies, state_restores, state_saves, ..StepInput::default() };
         let mut parts = Self { input, ..Self::default() };
         let mut end = 0;
         for (Chunk { id, start, tokens, blocks, sample, .. }, slot) in chunks.iter().zip(slots) {
@@ -112,7 +124,8 @@ fn attempt(
     lives: &mut Lives,
 ) -> Result<Outcome, EngineError> {
     let slots = lives.states.of(engine, chunks)?;
-    let Parts { input, mut samplers, embedded } = Parts::new(copies, chunks, &slots, lives);
+    let Parts { input, mut samplers, embedded } =
+        Parts::new(copies, chunks, &slots, engine.slots().count() as u32, lives);
     let ids: Vec<SequenceId> = samplers.iter().map(|(id, _)| *id).collect();
     let result = catch_unwind(AssertUnwindSafe(|| step(engine, input, &mut samplers)));
     lives.continuations.extend(samplers);

@@ -39,15 +39,13 @@ impl Runner {
         shared: Arc<Shared>,
         inbox: Receiver<Message>,
     ) -> Result<Self, EngineError> {
-        // A block of such a model is no use without the state at its end, which is not kept.
-        let prefix_cache = options.prefix_cache && !engine.keeps_state();
         let most = if engine.keeps_state() { engine.slots().count() } else { usize::MAX };
         let options = SchedulerOptions {
             max_num_seqs: options.max_num_seqs.min(most),
             max_num_batched_tokens: options.max_num_batched_tokens,
             // Whoever comes here has been let in.
             max_waiting: usize::MAX,
-            prefix_cache,
+            prefix_cache: options.prefix_cache,
         };
         Ok(Self {
             scheduler: Scheduler::new(engine.allocator().clone(), options)?,

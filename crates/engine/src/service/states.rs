@@ -28,7 +28,8 @@ impl States {
         }
         let mut numbers = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            if chunk.start > 0 && !self.slots.contains_key(&chunk.id) {
+            let begins = chunk.start == 0 || chunk.restore.is_some();
+            if !begins && !self.slots.contains_key(&chunk.id) {
                 let expected = "the state of its first tokens";
                 return Err(EngineError::request("sequence", expected, "none"));
             }

@@ -15,8 +15,13 @@ fn engine(fixture: &str, record_decode: bool) -> Arc<Engine> {
     let device = Device::cuda(&options).unwrap();
     let checkpoint = Fixture::open(fixture).checkpoint();
     let model = models::load(&checkpoint, &device, Arc::new(Solo), &mut |_| {}).unwrap();
-    let options =
-        EngineOptions { record_decode, context_len: Some(64), max_sequences: 8, ..Default::default() };
+    let options = EngineOptions {
+        record_decode,
+        context_len: Some(64),
+        max_sequences: 8,
+        state_snapshots: 4,
+        ..Default::default()
+    };
     Engine::new(vec![Rank::solo(model, device)], &options).unwrap()
 }
 
@@ -48,6 +53,24 @@ fn batched_steps_are_single_steps_recorded_or_not() {
         }
         assert_clean(&service);
     }
+}
+
+/// V4: what its slots hold goes to snapshots and back, between kernels that read and write them.
+#[test]
+fn a_cached_prefix_goes_on_from_its_snapshot() {
+    let _gpu = soft_gpu();
+    let engine = engine("deepseek_v4_smallhca", true);
+    let service = service(&engine);
+    for round in 0..2 {
+        let heard = run(&service, requests().into_iter().map(Job::new).collect());
+        for (heard, request) in heard.iter().zip(requests()) {
+            assert_eq!(heard.failed, None);
+            let cached = if round == 1 && request.prompt.len() > 16 { 16 } else { 0 };
+            assert_eq!(heard.cached_tokens, Some(cached), "{} tokens", request.prompt.len());
+            assert_eq!(heard.sampled[0], alone(&engine, request), "round {round}");
+        }
+    }
+    assert_clean(&service);
 }
 
 #[test]

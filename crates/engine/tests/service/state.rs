@@ -1,9 +1,13 @@
 //! A model that keeps state per sequence (V4): the same answers, however its sequences come, part, lose their blocks and go.
 
-use engine::{EngineOptions, Generation, Job, Request, Service, Step};
+use std::sync::Arc;
+
+use engine::{Engine, EngineOptions, Generation, Job, Request, Service, Step};
+use testkit::Random;
 
 use crate::support::{
-    alone, assert_clean, engine, options, prompt, ranks, request, run, seeded, service, service_options,
+    alone, assert_clean, engine, options, prompt, ranks, ranks_with, request, run, seeded, service,
+    service_options,
 };
 
 const MODEL: &str = "deepseek_v4_smallhca";
@@ -123,4 +127,69 @@ fn a_kept_sequence_goes_on_and_never_back() {
     assert_eq!(finish(generation).0, expected);
     let allocator = engine.allocator();
     assert_eq!(allocator.num_free_blocks(), allocator.num_blocks());
+}
+
+/// Few snapshots and few blocks, so that both are taken away again.
+fn cached_options(context_len: usize) -> EngineOptions {
+    let context_len = Some(context_len);
+    EngineOptions { context_len, max_sequences: 3, state_snapshots: 6, ..options() }
+}
+
+/// Turns of conversations that begin with one of three texts, go on from any earlier one or fork from its middle: the answers of
+/// `reference`, which keeps nothing, whoever waits for another or loses his blocks.
+fn converse(cached: &Arc<Engine>, reference: &Arc<Engine>, turns: usize) {
+    let service = service(cached);
+    let context_len = cached.context_len();
+    let mut random = Random::new(17);
+    let mut histories: Vec<Vec<u32>> = (0..3).map(|kind| prompt(kind, context_len as u32 / 3)).collect();
+    let (mut hits, mut tokens) = (0, 0);
+    for _ in 0..turns / 5 {
+        let requests: Vec<Request> =
+            (0..5).map(|_| next_turn(&mut random, &histories, context_len)).collect();
+        let heard = run(&service, requests.iter().cloned().map(Job::new).collect());
+        for (heard, request) in heard.iter().zip(requests) {
+            assert_eq!(heard.failed, None);
+            let cached_tokens = heard.cached_tokens.unwrap();
+            let words = format!("{cached_tokens} of {} tokens from the cache", request.prompt.len());
+            assert_eq!(heard.sampled[0], alone(reference, request.clone()), "{words}");
+            tokens += cached_tokens;
+            hits += usize::from(cached_tokens > 0);
+            histories.push([&request.prompt[..], &heard.tokens(0)].concat());
+        }
+    }
+    assert!(hits * 8 > turns, "{hits} of {turns} turns from the cache, {tokens} tokens");
+    assert!(hits < turns, "nothing was taken away");
+    assert_clean(&service);
+}
+
+#[test]
+fn two_hundred_turns_with_a_prefix_cache() {
+    let reference = engine(MODEL, &options());
+    converse(&engine(MODEL, &cached_options(96)), &reference, 200);
+}
+
+#[test]
+fn long_turns_with_blocks_of_128_tokens() {
+    let long = EngineOptions { context_len: Some(512), max_sequences: 1, ..options() };
+    converse(&engine("deepseek_v4", &cached_options(512)), &engine("deepseek_v4", &long), 40);
+}
+
+#[test]
+fn ranks_keep_the_same_snapshots() {
+    let (cached, reference) = (ranks_with(MODEL, 2, &cached_options(96)).0, ranks(MODEL, 2).0);
+    converse(&cached, &reference, 40);
+}
+
+/// What a user says next: behind all of a history or a part of it.
+fn next_turn(random: &mut Random, histories: &[Vec<u32>], context_len: usize) -> Request {
+    let recent = histories.len().saturating_sub(12);
+    let from =
+        if random.below(3) == 0 { random.below(3) } else { recent + random.below(histories.len() - recent) };
+    let history = &histories[from];
+    let most = context_len * 3 / 4;
+    let kept = if random.below(2) == 0 { history.len() } else { 1 + random.below(history.len()) };
+    let mut tokens = history[..kept.min(most)].to_vec();
+    tokens.extend((0..1 + random.below(9)).map(|_| random.below(240) as u32));
+    let request = request(tokens, 1 + random.below(9));
+    if random.below(3) == 0 { seeded(request, random.next_u64()) } else { request }
 }

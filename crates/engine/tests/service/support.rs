@@ -125,6 +125,10 @@ pub(crate) fn engine(fixture: &str, options: &EngineOptions) -> Arc<Engine> {
 
 /// An engine of several ranks, of which the last can be watched.
 pub(crate) fn ranks(fixture: &str, size: usize) -> (Arc<Engine>, Arc<Watch>) {
+    ranks_with(fixture, size, &options())
+}
+
+pub(crate) fn ranks_with(fixture: &str, size: usize, options: &EngineOptions) -> (Arc<Engine>, Arc<Watch>) {
     let checkpoint = Fixture::open(fixture).checkpoint();
     let watch = Arc::new(Watch::default());
     let rank = |threads: Threads| {
@@ -140,7 +144,7 @@ pub(crate) fn ranks(fixture: &str, size: usize) -> (Arc<Engine>, Arc<Watch>) {
         Rank { model, device: Device::Cpu, comm }
     };
     let ranks = Threads::group(size, PATIENCE).into_iter().map(rank).collect();
-    (Engine::new(ranks, &options()).unwrap(), watch)
+    (Engine::new(ranks, options).unwrap(), watch)
 }
 
 pub(crate) fn service_options() -> ServiceOptions {

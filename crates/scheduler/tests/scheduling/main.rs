@@ -8,5 +8,7 @@ mod prefix_cache;
 mod random;
 mod siblings;
 mod simulation;
+mod snapshots;
+mod states;
 mod threads;
 mod world;

@@ -135,6 +135,7 @@ proptest! {
         more in 0usize..10,
         prefix_cache: bool,
         weak_hash: bool,
+        snapshots in prop::option::of(0usize..5),
         turns in prop::collection::vec(turn(), 0..40),
     ) {
         let allocator = if weak_hash {
@@ -144,7 +145,10 @@ proptest! {
         };
         let max_num_batched_tokens = max_num_seqs + more;
         let options = SchedulerOptions { max_num_seqs, max_num_batched_tokens, max_waiting: 6, prefix_cache };
-        let mut world = World::over(allocator, options);
+        let mut world = match snapshots {
+            Some(count) => World::with_snapshots(allocator, count, options),
+            None => World::over(allocator, options),
+        };
         for turn in &turns {
             play(&mut world, turn);
         }

@@ -11,6 +11,8 @@ use scheduler::{
     SequenceId, SequenceSpec,
 };
 
+use crate::states::States;
+
 pub(crate) const VOCABULARY: u64 = 3;
 
 /// What a row of the cache holds.
@@ -54,6 +56,7 @@ pub(crate) struct World {
     pub(crate) outside: Vec<(BlockTable, u64)>,
     pub(crate) next_id: u64,
     pub(crate) preempted: usize,
+    pub(crate) states: States,
     stamps: u64,
 }
 
@@ -104,8 +107,19 @@ impl World {
             outside: Vec::new(),
             next_id: 0,
             preempted: 0,
+            states: States::default(),
             stamps: 1 << 40,
         }
+    }
+
+    /// The same for a model that keeps state per sequence, and `snapshots` of it.
+    pub(crate) fn with_snapshots(
+        allocator: BlockAllocator,
+        snapshots: usize,
+        options: SchedulerOptions,
+    ) -> Self {
+        let states = States::new(snapshots);
+        Self { states, ..Self::over(allocator.with_snapshots(snapshots), options) }
     }
 
     /// Adds a prompt of `n` sequences and returns the name of the first; the others follow.
@@ -131,6 +145,7 @@ impl World {
             siblings: (id + 1..id + n).map(SequenceId).collect(),
         })?;
         self.next_id += n;
+        self.states.add(id..id + n);
         let job = Job {
             owner,
             salt,
@@ -172,6 +187,7 @@ impl World {
             if let Some(job) = self.jobs.get_mut(id) {
                 job.computed = None;
             }
+            self.states.forget(*id);
         }
         self.scheduler.check_integrity().unwrap();
         plan
@@ -202,6 +218,11 @@ impl World {
         self.copy_blocks(plan);
         // All reads of earlier steps' keys come before any write: no chunk may rely on another of the same step.
         let before: Vec<u64> = plan.chunks.iter().map(|chunk| self.read(chunk, chunk.start)).collect();
+        let tokens = |chunk: &Chunk| {
+            let job = self.jobs.get(&chunk.id.0).unwrap_or_else(|| &self.dead[&chunk.id.0]);
+            &job.tokens[..]
+        };
+        self.states.run(plan, self.allocator.block_size(), tokens);
         let mut sampled = Vec::new();
         for (chunk, &before) in plan.chunks.iter().zip(&before) {
             let job = self.job(chunk);
@@ -289,6 +310,7 @@ impl World {
                 }
             }
         }
+        self.states.abort(&plan);
         self.scheduler.abort(plan);
         self.scheduler.check_integrity().unwrap();
     }

@@ -120,6 +120,9 @@ struct BatchArgs {
     /// Most requests that wait for their first step; further ones are told to come back (429)
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_waiting: usize,
+    /// Prefixes that the prefix cache keeps the state of, for models that keep state per request (V4)
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    state_snapshots: usize,
     /// Compute every prompt from its first token
     #[arg(long)]
     no_prefix_cache: bool,
@@ -177,11 +180,6 @@ fn serve(args: &Args) -> anyhow::Result<ExitCode> {
     // A second look before minutes of loading: a refused address or key should not cost them.
     options.validate()?;
     let model = model_arg::load(source, args.load_options())?;
-    if model.engine().keeps_state() && !args.batch.no_prefix_cache {
-        tracing::warn!(
-            "prefix cache off: this model keeps state per sequence, which is not cached with the blocks"
-        );
-    }
     // Prompts are encoded and grammars compiled on these: more than the cores can run are only stacks and heaps.
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -228,6 +226,7 @@ impl Args {
             kv_dtype: self.batch.kv_dtype.map(Into::into),
             max_sequences: self.batch.kv_contexts,
             state_slots: self.batch.max_num_seqs,
+            state_snapshots: if self.batch.no_prefix_cache { 0 } else { self.batch.state_snapshots },
             commit_cache: true,
             prefill_chunk: self.batch.max_num_batched_tokens,
             tensor_parallel: self.batch.tp,
