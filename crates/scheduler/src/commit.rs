@@ -7,15 +7,20 @@ use crate::{Scheduler, SequenceId};
 
 impl Scheduler {
     /// The plan was carried out: its copies are made, the keys of its tokens are in the cache, and these tokens follow.
+    /// Behind a right guess comes the token that was sampled from its row: a sequence may be named several times, its
+    /// tokens in order, and what follows a wrong guess is ignored.
     /// From now on others find those keys by their tokens: if one chunk failed alone, cancel its sequence *before* the
     /// commit. If nobody samples from a chunk that was to be sampled from, it counts as failed and is due again; if
     /// only some siblings do, the others compute the last token again, and sample then. Tokens for sequences that
     /// ended meanwhile are ignored, and so is a plan that is not the current one.
     pub fn commit(&mut self, plan: Plan, sampled: &[(SequenceId, u32)]) {
         let Some(flight) = self.flight.take_if(|flight| flight.step == plan.step) else { return };
-        let sampled: HashMap<SequenceId, u32> = sampled.iter().copied().collect();
+        let mut tokens: HashMap<SequenceId, Vec<u32>> = HashMap::with_capacity(sampled.len());
+        for &(id, token) in sampled {
+            tokens.entry(id).or_default().push(token);
+        }
         for chunk in &flight.chunks {
-            let block = self.commit_chunk(chunk, &sampled);
+            let block = self.commit_chunk(chunk, &tokens);
             self.return_snapshot(chunk.save, block);
         }
     }
@@ -58,7 +63,7 @@ impl Scheduler {
     }
 
     /// The sequence's last whole block, if the chunk was computed.
-    fn commit_chunk(&mut self, chunk: &FlightChunk, sampled: &HashMap<SequenceId, u32>) -> Option<u32> {
+    fn commit_chunk(&mut self, chunk: &FlightChunk, sampled: &HashMap<SequenceId, Vec<u32>>) -> Option<u32> {
         let (publish, size) = (self.options.prefix_cache, self.blocks.block_size());
         let sequence = self.sequences.get_mut(&chunk.ticket)?;
         sequence.in_flight = false;
@@ -73,9 +78,9 @@ impl Scheduler {
         }
         let parting = sequence.members.split_off(1);
         let siblings: Vec<_> = parting.into_iter().map(|member| sequence.fork(member)).collect();
-        sequence.accept(sampled, size);
+        sequence.accept(sampled, &chunk.guesses, publish, size);
         for mut sibling in siblings {
-            sibling.accept(sampled, size);
+            sibling.accept(sampled, &[], publish, size);
             self.running.insert(sibling.ticket);
             self.tickets.extend(sibling.members.iter().map(|member| (member.id, sibling.ticket)));
             self.sequences.insert(sibling.ticket, sibling);

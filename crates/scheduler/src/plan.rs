@@ -51,12 +51,15 @@ pub struct Chunk {
     pub start: usize,
     /// The tokens to compute; their keys go to positions `start..`.
     pub tokens: Vec<u32>,
+    /// How many of them, at the end, are guesses ([`Scheduler::guess`](crate::Scheduler::guess)): a token is sampled
+    /// from their rows too, and holds as far as the guesses before it were right.
+    pub guesses: usize,
     /// The blocks of the sequence: position `p` is row `p % block_size` of block `blocks[p / block_size]`.
     pub blocks: Vec<u32>,
     /// Prompt tokens that came from the prefix cache when the sequence first ran; the same in each of its chunks.
     pub cached_tokens: usize,
-    /// Who samples from the row of the last token: nobody before the end of the prompt, then the sequence, and its
-    /// siblings too when they part. Empty for sequences that only prefill.
+    /// Who samples from the row of the last token that is no guess: nobody before the end of the prompt, then the
+    /// sequence, and its siblings too when they part. Empty for sequences that only prefill.
     pub sample: Vec<SequenceId>,
     /// The snapshot that the sequence's state is copied from before the step: it goes on behind a cached prefix.
     pub restore: Option<u32>,
@@ -78,7 +81,9 @@ pub(crate) struct Flight {
 #[derive(Debug)]
 pub(crate) struct FlightChunk {
     pub(crate) ticket: u64,
+    /// The end of the tokens that are known.
     pub(crate) end: usize,
+    pub(crate) guesses: Vec<u32>,
     pub(crate) samples: bool,
     pub(crate) restored: bool,
     pub(crate) save: Option<u32>,

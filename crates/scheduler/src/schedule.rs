@@ -87,7 +87,25 @@ impl Scheduler {
                 }
             }
         }
-        self.schedule_chunk(ticket, draft);
+        let guesses = self.take_guesses(ticket, draft);
+        self.schedule_chunk(ticket, guesses, draft);
+    }
+
+    /// The guesses at what follows a running sequence that there is room for. Nobody loses blocks or a turn to a guess.
+    fn take_guesses(&mut self, ticket: u64, draft: &mut Draft) -> Vec<u32> {
+        let Some(sequence) = self.sequences.get_mut(&ticket) else { return Vec::new() };
+        let mut guesses = std::mem::take(&mut sequence.guesses);
+        let next = sequence.computed + 1;
+        // Each running sequence may need its own token computed, in a block of its own.
+        let spare = draft.budget.saturating_sub(draft.active);
+        guesses.truncate(spare.min(sequence.max_computed.saturating_sub(next)));
+        let end = next + guesses.len();
+        let wanted = end.div_ceil(self.blocks.block_size()).saturating_sub(sequence.table.blocks().len());
+        let has_room = wanted == 0 || wanted + draft.active <= self.blocks.num_free_blocks();
+        if !has_room || sequence.table.grow_to(end).is_err() {
+            guesses.clear();
+        }
+        guesses
     }
 
     /// Spends what is left of the budget on prompts.
@@ -99,12 +117,12 @@ impl Scheduler {
             match (prefill, waiting) {
                 (Some((at, rank)), head) if head.is_none_or(|(head, _)| rank <= head) => {
                     let ticket = draft.prefills.swap_remove(at);
-                    self.schedule_chunk(ticket, draft);
+                    self.schedule_chunk(ticket, Vec::new(), draft);
                 }
                 (_, Some((_, ticket))) => {
                     admitting = self.admit(ticket, draft);
                     if admitting {
-                        self.schedule_chunk(ticket, draft);
+                        self.schedule_chunk(ticket, Vec::new(), draft);
                     }
                 }
                 _ => break,
@@ -212,8 +230,9 @@ impl Scheduler {
         true
     }
 
-    /// Plans as many of the sequence's tokens as the budget allows. Their blocks are in its table.
-    fn schedule_chunk(&mut self, ticket: u64, draft: &mut Draft) {
+    /// Plans as many of the sequence's tokens as the budget allows, and `guesses` behind them. Their blocks are in its
+    /// table.
+    fn schedule_chunk(&mut self, ticket: u64, guesses: Vec<u32>, draft: &mut Draft) {
         let Some(sequence) = self.sequences.get_mut(&ticket) else { return };
         let (Some(first), start) = (sequence.members.first(), sequence.computed) else { return };
         let mut end = start + sequence.remaining().min(draft.budget);
@@ -225,18 +244,20 @@ impl Scheduler {
         }
         let restore = sequence.restore.take();
         let samples = sequence.samples_at(end);
-        draft.budget -= end - start;
+        draft.budget -= end - start + guesses.len();
         draft.plan.chunks.push(Chunk {
             id: first.id,
             start,
-            tokens: sequence.tokens[start..end].to_vec(),
+            tokens: [&sequence.tokens[start..end], &guesses].concat(),
+            guesses: guesses.len(),
             blocks: sequence.table.blocks().to_vec(),
             cached_tokens: sequence.cached_tokens.unwrap_or(0),
             sample: sequence.members.iter().map(|member| member.id).filter(|_| samples).collect(),
             restore,
             save,
         });
-        draft.chunks.push(FlightChunk { ticket, end, samples, restored: restore.is_some(), save });
+        let restored = restore.is_some();
+        draft.chunks.push(FlightChunk { ticket, end, guesses, samples, restored, save });
         sequence.in_flight = true;
         let new = end.saturating_sub(sequence.charged);
         sequence.charged += new;

@@ -98,6 +98,7 @@ impl Scheduler {
             max_computed: max_computed(&spec),
             prefill_only: spec.max_tokens == 0,
             tokens: spec.prompt,
+            guesses: Vec::new(),
             computed: 0,
             published: 0,
             charged: 0,
@@ -183,6 +184,24 @@ impl Scheduler {
         } else if !sequence.running {
             self.queue.push(sequence.owner, ticket);
         }
+    }
+
+    /// Tokens that may follow what is known of a sequence. The next plan computes them along with its last token, as many
+    /// as budget and blocks allow that nobody else needs, and then forgets them: [`commit`](Self::commit) takes those
+    /// that were right. Nothing happens if the sequence has more than one token to compute anyway, or siblings.
+    pub fn guess(&mut self, id: SequenceId, tokens: Vec<u32>) {
+        let Some(sequence) = self.tickets.get(&id).and_then(|ticket| self.sequences.get_mut(ticket)) else {
+            return;
+        };
+        if sequence.remaining() == 1 && sequence.members.len() == 1 && sequence.running {
+            sequence.guesses = tokens;
+        }
+    }
+
+    /// Prompt and sampled tokens of a living sequence.
+    pub fn tokens(&self, id: SequenceId) -> Option<&[u32]> {
+        let sequence = self.sequences.get(self.tickets.get(&id)?)?;
+        Some(&sequence.tokens)
     }
 
     /// Sequences that run, siblings that have not parted included.

@@ -51,6 +51,8 @@ pub(crate) struct Sequence {
     /// Tokens it has at most, the last sampled one not counted: nothing is ever computed beyond.
     pub(crate) max_computed: usize,
     pub(crate) prefill_only: bool,
+    /// What may follow `tokens`, to be computed with the last of them.
+    pub(crate) guesses: Vec<u32>,
     /// Tokens whose keys are in the cache.
     pub(crate) computed: usize,
     /// Blocks that the prefix index knows.
@@ -110,13 +112,23 @@ impl Sequence {
         }
     }
 
-    /// The last token's row was to be sampled from. With a sample the sequence goes on; without one it computes that
-    /// row again.
-    pub(crate) fn accept(&mut self, sampled: &HashMap<SequenceId, u32>, block_size: usize) {
-        let token = self.members.first().and_then(|member| sampled.get(&member.id));
-        match token {
-            Some(&token) => {
-                self.tokens.push(token);
+    /// The last token's row was to be sampled from. With a sample the sequence goes on, by as many tokens more as
+    /// `guesses` were right; without one it computes that row again.
+    pub(crate) fn accept(
+        &mut self,
+        sampled: &HashMap<SequenceId, Vec<u32>>,
+        guesses: &[u32],
+        publish: bool,
+        block_size: usize,
+    ) {
+        let tokens = self.members.first().and_then(|member| sampled.get(&member.id));
+        match tokens {
+            Some(tokens) => {
+                let right = tokens.iter().zip(guesses).take_while(|(token, guess)| token == guess).count();
+                self.tokens.extend(tokens.iter().take(right + 1));
+                // The keys of right guesses are those of the tokens. Blocks that only wrong ones used go back.
+                self.computed_to(self.tokens.len() - 1, publish, block_size);
+                self.table.truncate(self.computed);
                 self.done = self.remaining() == 0;
             }
             None => {
@@ -132,6 +144,7 @@ impl Sequence {
             ticket: member.ticket,
             members: vec![member],
             tokens: self.tokens.clone(),
+            guesses: Vec::new(),
             table: self.table.fork(),
             in_flight: false,
             ..*self
@@ -141,6 +154,7 @@ impl Sequence {
     /// Gives its blocks back; everything is to be computed again.
     pub(crate) fn start_over(&mut self) {
         self.table.truncate(0);
+        self.guesses.clear();
         (self.computed, self.published, self.running) = (0, 0, false);
         self.restore = None;
     }

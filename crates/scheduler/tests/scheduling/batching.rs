@@ -320,3 +320,44 @@ fn a_name_may_be_used_again_while_its_last_plan_is_under_way() {
     assert_eq!(next, [[5], [6]]);
     world.scheduler.check_integrity().unwrap();
 }
+
+/// Right guesses save steps, wrong ones cost none, and nobody gets another text.
+#[test]
+fn guesses_save_steps() {
+    let steps = |count, right| {
+        let mut world = World::new(40, 4, options(4, 16, true));
+        for (owner, prompt) in [[0, 1, 2, 1, 0], [2, 2, 1, 0, 1]].iter().enumerate() {
+            world.add(owner as u64, 0, prompt, 13, 1);
+        }
+        let mut steps = 0;
+        loop {
+            world.guess(count, right);
+            if !world.step() {
+                break (steps, world.right_guesses);
+            }
+            steps += 1;
+        }
+    };
+    assert_eq!(steps(0, 0), (13, 0));
+    assert_eq!(steps(3, 0), (13, 0));
+    // One token after the prompt, then three and one more at a time; the last step needs no guess for its token.
+    assert_eq!(steps(3, 3), (4, 18));
+    assert_eq!(steps(3, 1), (7, 12));
+}
+
+/// A sequence that guesses takes neither a turn nor a block from one that does not.
+#[test]
+fn guesses_take_nothing_from_others() {
+    let mut world = World::new(4, 2, options(2, 2, false));
+    world.add(0, 0, &[0], 4, 1);
+    world.add(1, 0, &[1], 4, 1);
+    while !world.jobs.is_empty() {
+        world.guess(3, 3);
+        let plan = world.schedule();
+        assert!(plan.chunks.iter().all(|chunk| chunk.guesses == 0) || plan.chunks.len() == 1);
+        let sampled = world.run(&plan);
+        world.commit(plan, &sampled);
+        world.finish_complete();
+    }
+    assert_eq!(world.preempted, 0);
+}

@@ -28,6 +28,8 @@ enum End {
 #[derive(Debug, Clone)]
 struct Turn {
     before: Vec<Event>,
+    /// How many tokens are guessed, and how many of them rightly.
+    guesses: (usize, usize),
     meanwhile: Vec<Event>,
     end: End,
 }
@@ -52,8 +54,9 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(End::Abort),
         1 => Just(End::Lose),
     ];
-    (prop::collection::vec(event(), 0..3), prop::collection::vec(event(), 0..4), end)
-        .prop_map(|(before, meanwhile, end)| Turn { before, meanwhile, end })
+    let events = |most| prop::collection::vec(event(), 0..most);
+    (events(3), (0usize..4, 0usize..4), events(4), end)
+        .prop_map(|(before, guesses, meanwhile, end)| Turn { before, guesses, meanwhile, end })
 }
 
 /// Prompts that share prefixes of any length.
@@ -87,6 +90,7 @@ fn apply(world: &mut World, event: &Event) {
 
 fn play(world: &mut World, turn: &Turn) {
     turn.before.iter().for_each(|event| apply(world, event));
+    world.guess(turn.guesses.0, turn.guesses.1);
     let plan = world.schedule();
     turn.meanwhile.iter().for_each(|event| apply(world, event));
     match turn.end {
@@ -99,7 +103,8 @@ fn play(world: &mut World, turn: &Turn) {
             if let End::CommitWithout(i) = turn.end
                 && !sampled.is_empty()
             {
-                sampled.swap_remove(i % sampled.len());
+                let (without, _) = sampled[i % sampled.len()];
+                sampled.retain(|&(id, _)| id != without);
             }
             world.commit(plan, &sampled);
         }

@@ -57,6 +57,8 @@ pub(crate) struct World {
     pub(crate) next_id: u64,
     pub(crate) preempted: usize,
     pub(crate) states: States,
+    /// Guesses that were right.
+    pub(crate) right_guesses: usize,
     stamps: u64,
 }
 
@@ -108,6 +110,7 @@ impl World {
             next_id: 0,
             preempted: 0,
             states: States::default(),
+            right_guesses: 0,
             stamps: 1 << 40,
         }
     }
@@ -193,6 +196,23 @@ impl World {
         plan
     }
 
+    /// Guesses `count` tokens after each sequence, of which the first `right` are.
+    pub(crate) fn guess(&mut self, count: usize, right: usize) {
+        for (&id, job) in &self.jobs {
+            let mut tokens = job.tokens.clone();
+            for i in 0..count {
+                let next = next_token(id, digest(&tokens));
+                tokens.push(if i < right { next } else { (next + 1) % VOCABULARY as u32 });
+            }
+            self.scheduler.guess(SequenceId(id), tokens.split_off(job.tokens.len()));
+        }
+    }
+
+    /// The tokens of the chunk's sequence up to the last guess.
+    fn history(&self, chunk: &Chunk) -> Vec<u32> {
+        [&self.job(chunk).tokens[..chunk.start], &chunk.tokens].concat()
+    }
+
     fn job(&self, chunk: &Chunk) -> &Job {
         self.jobs.get(&chunk.id.0).unwrap_or_else(|| &self.dead[&chunk.id.0])
     }
@@ -227,8 +247,11 @@ impl World {
         for (chunk, &before) in plan.chunks.iter().zip(&before) {
             let job = self.job(chunk);
             let end = chunk.start + chunk.tokens.len();
+            let known = end - chunk.guesses;
             assert_eq!(before, digest(&job.tokens[..chunk.start]), "{:?} reads a foreign history", chunk.id);
-            assert_eq!(chunk.tokens, job.tokens[chunk.start..end]);
+            assert_eq!(chunk.tokens[..known - chunk.start], job.tokens[chunk.start..known]);
+            let most = job.prompt_len + job.max_tokens.max(1) - 1;
+            assert!(end <= most, "{:?} computes what nobody wants", chunk.id);
             assert!(job.computed.is_none_or(|c| c == chunk.start), "{:?} skips tokens", chunk.id);
             let salt = job.salt;
             let mut state = before;
@@ -241,9 +264,11 @@ impl World {
         }
         for chunk in &plan.chunks {
             let end = chunk.start + chunk.tokens.len();
-            let history = self.read(chunk, end);
-            assert_eq!(history, digest(&self.job(chunk).tokens[..end]), "{:?} was overwritten", chunk.id);
-            sampled.extend(chunk.sample.iter().map(|&id| (id, next_token(id.0, history))));
+            for end in end - chunk.guesses..=end {
+                let history = self.read(chunk, end);
+                assert_eq!(history, digest(&self.history(chunk)[..end]), "{:?} was overwritten", chunk.id);
+                sampled.extend(chunk.sample.iter().map(|&id| (id, next_token(id.0, history))));
+            }
         }
         self.check_outside();
         sampled
@@ -270,8 +295,11 @@ impl World {
     /// Commits, and keeps the caller's books.
     pub(crate) fn commit(&mut self, plan: Plan, sampled: &[(SequenceId, u32)]) {
         let fresh: HashSet<SequenceId> = sampled.iter().map(|&(id, _)| id).collect();
+        let mut tokens: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        sampled.iter().for_each(|&(id, token)| tokens.entry(id.0).or_default().push(token));
         for chunk in &plan.chunks {
-            let end = chunk.start + chunk.tokens.len();
+            let end = chunk.start + chunk.tokens.len() - chunk.guesses;
+            let guesses = &chunk.tokens[chunk.tokens.len() - chunk.guesses..];
             let members = if chunk.sample.is_empty() { &vec![chunk.id] } else { &chunk.sample };
             let lives = |id: &&SequenceId| self.jobs.contains_key(&id.0);
             let failed =
@@ -279,17 +307,26 @@ impl World {
             for id in members {
                 let Some(job) = self.jobs.get_mut(&id.0) else { continue };
                 let repeats = !chunk.sample.is_empty() && !fresh.contains(id);
-                job.computed = Some(if failed { chunk.start } else { end - usize::from(repeats) });
+                let right = tokens.get_mut(&id.0).map_or(0, |tokens| {
+                    let right = tokens.iter().zip(guesses).take_while(|(token, guess)| token == guess).count();
+                    tokens.truncate(right + 1);
+                    tokens.len() - 1
+                });
+                self.right_guesses += right;
+                job.computed = Some(if failed { chunk.start } else { end + right - usize::from(repeats) });
                 job.cached_tokens = chunk.cached_tokens;
                 job.complete |= job.max_tokens == 0 && end == job.prompt_len;
             }
         }
-        for &(id, token) in sampled {
-            let Some(job) = self.jobs.get_mut(&id.0) else { continue };
-            job.tokens.push(token);
+        for (id, tokens) in tokens {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            job.tokens.extend(tokens);
             job.complete |= job.generated().len() == job.max_tokens;
         }
         self.scheduler.commit(plan, sampled);
+        for (&id, job) in &self.jobs {
+            assert_eq!(self.scheduler.tokens(SequenceId(id)), Some(&job.tokens[..]), "the same history");
+        }
         self.scheduler.check_integrity().unwrap();
     }
 
@@ -303,7 +340,7 @@ impl World {
         for chunk in &plan.chunks {
             for position in chunk.start..chunk.start + chunk.tokens.len() {
                 let row = self.row(chunk, position);
-                let tokens = &self.job(chunk).tokens;
+                let tokens = self.history(chunk);
                 let key = mix(digest(&tokens[..position]), u64::from(tokens[position]) + 1);
                 if self.rows[row].key != key {
                     self.rows[row] = poison;
