@@ -9,8 +9,10 @@ use kernels::{DType, Device, Tensor};
 use models::{KvCache, Model, StepContext};
 use scheduler::BlockAllocator;
 
+use crate::draft::{DraftInput, DraftState};
 use crate::ranks::{RankState, Ranks};
 use crate::recorded::RecordedDecode;
+use crate::speculation::{Drafter, Speculation};
 use crate::state_slots::{StateSlot, StateSlots};
 use crate::step::{StepChunk, StepInput, StepTensors};
 use crate::{EngineError, Generation, LogitRows, Rank, RankView, Request, Sequence, StepOutput, memory};
@@ -47,6 +49,9 @@ pub struct EngineOptions {
     pub commit_cache: bool,
     /// Records decode steps on devices that can, and replays them. Off, every step is launched kernel by kernel.
     pub record_decode: bool,
+    /// Guesses tokens and checks several in a step; `None` computes one after the other. With [`Drafter::Mtp`] no decode
+    /// step is recorded.
+    pub speculation: Option<Speculation>,
     /// How long a step waits for the other ranks after the first has finished its part.
     pub rank_deadline: Duration,
 }
@@ -64,6 +69,7 @@ impl Default for EngineOptions {
             poison_cache: false,
             commit_cache: false,
             record_decode: true,
+            speculation: None,
             rank_deadline: RANK_DEADLINE,
         }
     }
@@ -133,6 +139,7 @@ pub struct Engine {
     context_len: usize,
     prefill_chunk: usize,
     vocab_size: usize,
+    speculation: Option<Speculation>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -160,7 +167,15 @@ impl Engine {
         let size = options.block_size.next_multiple_of(layout.block_tokens());
         let slots = StateSlots::new(if layout.has_state() { options.state_slots } else { 0 });
         let state_bytes = layout.bytes_per_sequence(kv_dtype).saturating_mul(state_slots) * ranks.len();
-        let row_bytes = |rank: &Rank| rank.model.kv_layout().bytes_per_token(kv_dtype);
+        let drafts = options.speculation.is_some_and(|speculation| speculation.drafter == Drafter::Mtp);
+        if let Some(speculation) = &options.speculation {
+            let has_mtp = ranks.iter().all(|rank| rank.model.mtp().is_some());
+            speculation.validate(has_mtp, layout.has_state())?;
+        }
+        let row_bytes = |rank: &Rank| {
+            let mtp = rank.model.mtp().filter(|_| drafts).map(|mtp| mtp.kv_layout().bytes_per_token(kv_dtype));
+            Ok::<_, EngineError>(rank.model.kv_layout().bytes_per_token(kv_dtype)? + mtp.transpose()?.unwrap_or(0))
+        };
         let token_bytes: usize = ranks.iter().map(row_bytes).sum::<Result<_, _>>()?;
         let blocks = context_len.div_ceil(size.max(1)).saturating_mul(options.max_sequences);
         let allocator = BlockAllocator::new(blocks, size)?;
@@ -181,23 +196,38 @@ impl Engine {
             let records = options.record_decode
                 && rank.device.can_record()
                 && rank.comm.is_capturable()
-                && !slots.exist();
+                && !slots.exist()
+                && !drafts;
             // Recorded steps are filled up with rows that write to a block behind all others.
             let spare = usize::from(records);
             let kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
             let mut kv = kv.with_state_slots(state_slots)?;
+            let mtp = rank.model.mtp().filter(|_| drafts);
+            let mut mtp_kv =
+                mtp.map(|mtp| cache(&rank.device, mtp.kv_layout(), blocks, size, kv_dtype)).transpose()?;
             if options.commit_cache && on_cpu {
                 // Zeros over zeros: what is written has a page.
                 let pairs: Vec<(u32, u32)> = (1..blocks as u32).map(|block| (0, block)).collect();
                 kv.copy_blocks(&pairs)?;
+                mtp_kv.iter_mut().try_for_each(|kv| kv.copy_blocks(&pairs))?;
             }
             let max_blocks = context_len.div_ceil(size);
             let decode = records.then(|| RecordedDecode::new(size, max_blocks, blocks as u32));
-            Ok((rank, RankState { kv, decode }))
+            let draft = mtp_kv.map(|kv| DraftState { kv, hidden: None });
+            Ok((rank, RankState { kv, decode, draft }))
         });
         let ranks = Ranks::new(ranks.collect::<Result<_, EngineError>>()?, options.rank_deadline)?;
-        let prefill_chunk = options.prefill_chunk;
-        Ok(Arc::new(Self { ranks, allocator, slots, kv_dtype, context_len, prefill_chunk, vocab_size }))
+        let EngineOptions { prefill_chunk, speculation, .. } = *options;
+        Ok(Arc::new(Self {
+            ranks,
+            allocator,
+            slots,
+            kv_dtype,
+            context_len,
+            prefill_chunk,
+            vocab_size,
+            speculation,
+        }))
     }
 
     /// Starts a continuation with an empty cache.
@@ -312,6 +342,12 @@ impl Engine {
         )
     }
 
+    /// Runs the MTP layer over the rows of the step before that hold, on all ranks, and returns its guesses for each
+    /// sequence.
+    pub(crate) fn draft(&self, input: DraftInput) -> Result<Vec<Vec<u32>>, EngineError> {
+        self.on_ranks(move |rank| input.run(rank))
+    }
+
     /// Runs `job` on every rank at once and returns what it gave on rank 0. It must call the same collectives on each,
     /// as a model's forward does.
     ///
@@ -360,6 +396,11 @@ impl Engine {
     /// Most prompt tokens per step.
     pub fn prefill_chunk(&self) -> usize {
         self.prefill_chunk
+    }
+
+    /// How tokens are guessed, if they are.
+    pub fn speculation(&self) -> Option<Speculation> {
+        self.speculation
     }
 
     /// Number of token ids the model knows.

@@ -1,5 +1,6 @@
 //! [`Generation`]: one request being run, a step at a time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -7,6 +8,9 @@ use std::time::{Duration, Instant};
 use kernels::Tensor;
 use models::StepContext;
 
+use crate::draft::{DraftChunk, DraftInput};
+use crate::speculation::{Drafter, Speculation, ngram};
+use crate::step::StepChunk;
 use crate::{Engine, EngineError, GenerationStats, LogitRows, Request, Sampled, Sampler, Sequence};
 
 /// Why a generation ended.
@@ -61,6 +65,10 @@ pub struct Generation {
     sequence: Sequence,
     /// Tokens that are known but not in the cache: the rest of the prompt, then the last sampled token.
     pending: Vec<u32>,
+    /// What may follow them.
+    guesses: Vec<u32>,
+    /// What the last step did beyond the first thing.
+    ready: VecDeque<Step>,
     sampler: Sampler,
     stop_token_ids: Vec<u32>,
     max_tokens: usize,
@@ -87,6 +95,8 @@ impl Generation {
             GenerationStats { prompt_tokens, cached_tokens, seed: sampler.seed(), ..Default::default() };
         Ok(Self {
             pending: request.prompt[cached_tokens..].to_vec(),
+            guesses: Vec::new(),
+            ready: VecDeque::new(),
             max_tokens: request.max_tokens.unwrap_or(engine.context_len() - prompt_tokens),
             stop_token_ids: request.stop_token_ids,
             engine,
@@ -100,7 +110,8 @@ impl Generation {
         })
     }
 
-    /// Runs the next step; `None` once the generation is over.
+    /// What happens next; `None` once the generation is over. Runs a step of the model, unless the last one gave more than
+    /// one token.
     ///
     /// # Errors
     /// Any [`EngineError`]; the generation is over after one.
@@ -111,9 +122,10 @@ impl Generation {
         if self.finished.is_none() && self.cancel.is_cancelled() {
             self.finished = Some(FinishReason::Cancelled);
         }
-        let step = match self.finished {
-            Some(reason) => Ok(Step::Finish(reason)),
-            None => self.run(),
+        let step = match (self.ready.pop_front(), self.finished) {
+            (Some(step), _) => Ok(step),
+            (None, Some(reason)) => Ok(Step::Finish(reason)),
+            (None, None) => self.run(),
         };
         self.over = matches!(step, Ok(Step::Finish(_)) | Err(_));
         Some(step)
@@ -136,36 +148,87 @@ impl Generation {
 
     fn run(&mut self) -> Result<Step, EngineError> {
         let started = Instant::now();
+        let start = self.sequence.len();
         let chunk = self.pending.len().min(self.engine.prefill_chunk());
-        let mut ctx = StepContext::new(self.engine.device());
-        let rows = if chunk == self.pending.len() { LogitRows::Last } else { LogitRows::None };
-        let (sampler, tokens) = (&mut self.sampler, &self.pending[..chunk]);
-        let choose = |logits: &Tensor| sampler.choose(logits);
-        let sampled = self.engine.extend_with(&mut ctx, &mut self.sequence, tokens, rows, choose)?;
-        self.pending.drain(..chunk);
-        let Some(sampled) = sampled.transpose()? else {
-            self.stats.prefill += started.elapsed();
-            return Ok(Step::Prefill { done: self.sequence.len(), total: self.stats.prompt_tokens });
+        let is_last = chunk == self.pending.len();
+        // Guesses only ever follow a single pending token.
+        let guesses = std::mem::take(&mut self.guesses);
+        let rows = match (is_last, guesses.is_empty()) {
+            (false, _) => LogitRows::None,
+            (true, true) => LogitRows::Last,
+            (true, false) => LogitRows::All,
         };
-        self.record(started.elapsed());
-        if self.stop_token_ids.contains(&sampled.token) {
-            let reason = FinishReason::Stop(sampled.token);
-            self.finished = Some(reason);
-            return Ok(Step::Finish(reason));
-        }
-        self.stats.generated_tokens += 1;
-        if self.stats.generated_tokens == self.max_tokens {
-            self.finished = Some(FinishReason::Length);
-        }
-        self.pending.push(sampled.token);
-        Ok(Step::Token(sampled))
+        let mut ctx = StepContext::new(self.engine.device());
+        let tokens = [&self.pending[..chunk], &guesses].concat();
+        let sampler = &mut self.sampler;
+        let choose = |logits: &Tensor| sampler.choose_after(logits, &guesses);
+        let sampled = self.engine.extend_with(&mut ctx, &mut self.sequence, &tokens, rows, choose)?;
+        let sampled = sampled.transpose()?.unwrap_or_default();
+        // Of the cache what a wrong guess wrote is not kept.
+        let accepted = sampled.len().saturating_sub(1);
+        self.sequence.truncate(start + chunk + accepted);
+        self.pending.drain(..chunk);
+        self.pending.extend(sampled.last().map(|sampled| sampled.token));
+        (self.stats.guessed_tokens, self.stats.accepted_tokens) =
+            (self.stats.guessed_tokens + guesses.len(), self.stats.accepted_tokens + accepted);
+        self.take(sampled);
+        self.guess(start)?;
+        self.record(started.elapsed(), is_last);
+        Ok(self.ready.pop_front().unwrap_or(Step::Prefill {
+            done: self.sequence.len(),
+            total: self.stats.prompt_tokens,
+        }))
     }
 
-    /// Books the time of a step that sampled a token.
-    fn record(&mut self, elapsed: Duration) {
+    /// Lines up what was sampled, as far as the generation goes.
+    fn take(&mut self, sampled: Vec<Sampled>) {
+        for sampled in sampled {
+            if self.finished.is_some() {
+                break;
+            }
+            if self.stop_token_ids.contains(&sampled.token) {
+                let reason = FinishReason::Stop(sampled.token);
+                self.finished = Some(reason);
+                self.ready.push_back(Step::Finish(reason));
+                break;
+            }
+            self.stats.generated_tokens += 1;
+            if self.stats.generated_tokens == self.max_tokens {
+                self.finished = Some(FinishReason::Length);
+            }
+            self.ready.push_back(Step::Token(sampled));
+        }
+    }
+
+    /// Guesses what follows a step whose rows began at `start`, as far as tokens are still wanted.
+    fn guess(&mut self, start: usize) -> Result<(), EngineError> {
+        let Some(Speculation { drafter, num_tokens }) = self.engine.speculation() else { return Ok(()) };
+        // The token after the last guess comes from its row.
+        let wanted = self.max_tokens - self.stats.generated_tokens;
+        let is_decode = self.pending.len() == 1 && self.stats.generated_tokens > 0 && self.finished.is_none();
+        let count = if is_decode { num_tokens.min(wanted.saturating_sub(1)) } else { 0 };
+        let known = || [self.sequence.tokens(), &self.pending].concat();
+        self.guesses = match drafter {
+            Drafter::Ngram => ngram(&known(), count),
+            Drafter::Mtp => {
+                let tokens = known()[start + 1..self.sequence.len() + 1].to_vec();
+                let blocks = self.sequence.table.blocks().to_vec();
+                let chunk = StepChunk { tokens, start, blocks, slot: None };
+                let chunk = DraftChunk { chunk, first_row: 0, count };
+                self.engine.draft(DraftInput { chunks: vec![chunk] })?.swap_remove(0)
+            }
+        };
+        if !self.sequence.has_room(self.guesses.len() + 1) {
+            self.guesses.clear();
+        }
+        Ok(())
+    }
+
+    /// Books the time of a step, which `samples` tokens unless more of the prompt follows.
+    fn record(&mut self, elapsed: Duration, samples: bool) {
         if self.stats.time_to_first_token.is_none() {
             self.stats.prefill += elapsed;
-            self.stats.time_to_first_token = Some(self.accepted.elapsed());
+            self.stats.time_to_first_token = samples.then(|| self.accepted.elapsed());
         } else {
             self.stats.decode += elapsed;
             self.stats.decode_steps += 1;

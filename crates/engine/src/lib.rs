@@ -10,6 +10,7 @@
 //! Cancelling and dropping are safe between any two steps, because the KV blocks belong to the generation's
 //! [`Sequence`] and return with it.
 
+mod draft;
 mod engine;
 mod error;
 mod generation;
@@ -22,6 +23,7 @@ mod sampler;
 mod sampling;
 mod sequence;
 mod service;
+mod speculation;
 mod state_slots;
 mod stats;
 mod step;
@@ -40,5 +42,6 @@ pub use service::{
     Constraint, FinishCounts, Health, Histogram, Job, PrefixMisses, Service, ServiceMetrics, ServiceOptions,
     SubmitError, TokenEvent, TokenEvents,
 };
+pub use speculation::{Drafter, MAX_SPECULATIVE_TOKENS, Speculation};
 pub use stats::GenerationStats;
 pub use step::{LogitRows, StepOutput};

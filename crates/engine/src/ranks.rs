@@ -16,6 +16,7 @@ use kernels::{Device, Tensor};
 use models::{KvCache, Model, ModelError};
 
 use crate::EngineError;
+use crate::draft::DraftState;
 use crate::recorded::{DecodeRow, RecordedDecode};
 
 /// How long to wait for the other ranks' reports once it is known that the step has failed.
@@ -38,8 +39,9 @@ impl Rank {
     }
 
     fn view<'a>(&'a self, state: &'a mut RankState) -> RankView<'a> {
-        let RankState { kv, decode } = state;
-        RankView { model: &*self.model, device: &self.device, comm: &*self.comm, kv, decode: decode.as_mut() }
+        let RankState { kv, decode, draft } = state;
+        let (model, comm) = (&*self.model, &*self.comm);
+        RankView { model, device: &self.device, comm, kv, decode: decode.as_mut(), draft: draft.as_mut() }
     }
 }
 
@@ -54,6 +56,7 @@ pub struct RankView<'a> {
     /// Its cache; the blocks are the same on every rank.
     pub kv: &'a mut KvCache,
     decode: Option<&'a mut RecordedDecode>,
+    pub(crate) draft: Option<&'a mut DraftState>,
 }
 
 impl RankView<'_> {
@@ -63,7 +66,7 @@ impl RankView<'_> {
         rows: &[DecodeRow<'_>],
         read: &mut impl FnMut(&Tensor) -> Result<R, EngineError>,
     ) -> Result<Option<R>, EngineError> {
-        let Self { model, device, comm, kv, decode } = self;
+        let Self { model, device, comm, kv, decode, .. } = self;
         match decode {
             Some(decode) => decode.step(device, *comm, *model, kv, rows, read),
             None => Ok(None),
@@ -82,6 +85,8 @@ pub(crate) struct RankState {
     pub(crate) kv: KvCache,
     /// `None` if decode steps are not to be recorded.
     pub(crate) decode: Option<RecordedDecode>,
+    /// `None` unless the model's MTP layer guesses.
+    pub(crate) draft: Option<DraftState>,
 }
 
 /// What one of the other ranks does in a step.

@@ -5,7 +5,7 @@
 //! with their log-probabilities are gathered on the host.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use kernels::Tensor;
 use kernels::cpu::Candidate;
@@ -31,8 +31,9 @@ pub struct Sampled {
 pub struct Sampler {
     params: SamplingParams,
     rng: ChaCha8Rng,
-    /// The number of the step that is under way; kept, so that a step that fails and is run again draws the same.
-    drawn: Option<u64>,
+    /// The numbers of the step that is under way, one for each token it may choose; kept, so that a step that fails and
+    /// is run again draws the same, and so that a token draws the same whether it was guessed or not.
+    drawn: VecDeque<u64>,
     seed: u64,
     /// By token: biases, and occurrences in prompt and output where a penalty needs them.
     edits: BTreeMap<u32, LogitEdit>,
@@ -60,7 +61,7 @@ impl Sampler {
             prompt.iter().for_each(|&token| edit_of(&mut edits, token).seen = 1);
         }
         let rng = ChaCha8Rng::seed_from_u64(seed);
-        Ok(Self { rng, drawn: None, seed, params, edits, candidates: Vec::new() })
+        Ok(Self { rng, drawn: VecDeque::new(), seed, params, edits, candidates: Vec::new() })
     }
 
     /// The seed in use; passing it again repeats the run.
@@ -73,7 +74,17 @@ impl Sampler {
     /// # Errors
     /// As [`Sampler::sample`], and any failure of the device since the last wait.
     pub fn choose(&mut self, logits: &Tensor) -> Result<Sampled, EngineError> {
-        let mut rows = [SampleRow { sampler: self, allowed: None }];
+        Ok(self.choose_after(logits, &[])?.swap_remove(0))
+    }
+
+    /// Picks the tokens that follow from `logits` `[1 + guesses, V]`, whose rows after the first were computed from the
+    /// `guesses` before them: one token, and one more for each guess that was right. They are what
+    /// [`Sampler::choose`] picks step by step.
+    ///
+    /// # Errors
+    /// As [`Sampler::choose`].
+    pub fn choose_after(&mut self, logits: &Tensor, guesses: &[u32]) -> Result<Vec<Sampled>, EngineError> {
+        let mut rows = [SampleRow { sampler: self, allowed: None, guesses }];
         sample_rows(logits, &mut rows)?.swap_remove(0)
     }
 
@@ -86,15 +97,21 @@ impl Sampler {
             Some(count) if logits.iter().all(|v| *v < f32::INFINITY) => top_logprobs(logits, count),
             _ => Vec::new(),
         };
-        let (row, edits) = (self.row(), self.edit_list());
+        let (row, edits) = (self.row(0), list(&self.edits));
         let choice = ops::sample_host(logits, &row, &edits, &mut self.candidates)?;
         self.accept(choice, top)
     }
 
-    /// The parameters of the next step; a step that draws takes its number from the stream, whatever is filtered.
-    fn row(&mut self) -> SampleParams {
+    /// The parameters of the token `ahead` of the next one; a token that is drawn takes its number from the stream,
+    /// whatever is filtered.
+    fn row(&mut self, ahead: usize) -> SampleParams {
         let p = &self.params;
-        let mut draw = || *self.drawn.get_or_insert_with(|| self.rng.next_u64());
+        let mut draw = || {
+            while self.drawn.len() <= ahead {
+                self.drawn.push_back(self.rng.next_u64());
+            }
+            self.drawn[ahead]
+        };
         SampleParams {
             random: if p.temperature == 0.0 { 0 } else { draw() },
             temperature: p.temperature,
@@ -113,8 +130,14 @@ impl Sampler {
         self.params.logprobs.filter(|&count| count > 0)
     }
 
-    fn edit_list(&self) -> Vec<LogitEdit> {
-        self.edits.values().copied().collect()
+    /// Adds the row of the next token to `batch`, and of one more behind each guess, as if it were right.
+    fn push_rows(&mut self, guesses: &[u32], batch: &mut SampleBatch) {
+        batch.push(self.row(0), &list(&self.edits));
+        let mut edits = self.edits.clone();
+        for (ahead, &guess) in (1..).zip(guesses) {
+            self.params.count(&mut edits, guess);
+            batch.push(self.row(ahead), &list(&edits));
+        }
     }
 
     /// Notes the token for later penalties.
@@ -125,48 +148,84 @@ impl Sampler {
                 return Err(EngineError::Logits { token: token as usize, value: logit });
             }
         };
-        self.drawn = None;
-        let p = &self.params;
-        if p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0 {
-            let edit = edit_of(&mut self.edits, token);
-            (edit.seen, edit.generated) = (1, edit.generated + 1);
-        }
+        self.drawn.pop_front();
+        self.params.count(&mut self.edits, token);
         Ok(Sampled { token, logprob: self.params.logprobs.map(|_| logprob), top_logprobs })
     }
 }
 
-/// A row of a step's logits and who picks from it.
-pub(crate) struct SampleRow<'a> {
-    pub(crate) sampler: &'a mut Sampler,
-    /// The tokens that may be picked, see [`crate::Constraint::allowed`].
-    pub(crate) allowed: Option<&'a [u32]>,
+impl SamplingParams {
+    /// Notes a generated token in `edits`, if a penalty counts it.
+    fn count(&self, edits: &mut BTreeMap<u32, LogitEdit>, token: u32) {
+        if self.repetition_penalty != 1.0 || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 {
+            let edit = edit_of(edits, token);
+            (edit.seen, edit.generated) = (1, edit.generated + 1);
+        }
+    }
 }
 
-/// Picks a token from each of the first rows of `logits` `[R, V]`, where they are; what is behind them is ignored. What
-/// one row lacks is its own error.
+/// Rows of a step's logits and who picks from them: one, and one more behind each guess.
+pub(crate) struct SampleRow<'a> {
+    pub(crate) sampler: &'a mut Sampler,
+    /// The tokens that may be picked, see [`crate::Constraint::allowed`]; nothing is guessed then.
+    pub(crate) allowed: Option<&'a [u32]>,
+    /// What the rows after the first were computed from.
+    pub(crate) guesses: &'a [u32],
+}
+
+impl SampleRow<'_> {
+    fn len(&self) -> usize {
+        1 + self.guesses.len()
+    }
+
+    /// The tokens that hold, of the choices in these rows: those that no wrong guess comes before.
+    fn accept(
+        &mut self,
+        choices: &[Choice],
+        mut top: impl Iterator<Item = Vec<(u32, f32)>>,
+    ) -> Result<Vec<Sampled>, EngineError> {
+        let mut sampled = Vec::with_capacity(self.len());
+        for (row, &choice) in choices.iter().enumerate() {
+            let top = if self.sampler.alternatives().is_some() { top.next() } else { None };
+            let token = match (choice, self.allowed) {
+                (Choice::NoDistribution { logit: f32::NEG_INFINITY, .. }, Some(_)) => {
+                    let reason = "none of the tokens it allows can come".into();
+                    return Err(EngineError::Constraint { reason });
+                }
+                _ => self.sampler.accept(choice, top.unwrap_or_default())?,
+            };
+            let is_right = self.guesses.get(row) == Some(&token.token);
+            sampled.push(token);
+            if !is_right {
+                break;
+            }
+        }
+        Ok(sampled)
+    }
+}
+
+/// Picks tokens from the first rows of `logits` `[R, V]`, where they are; what is behind them is ignored. At least one for
+/// each of `rows`. What one of them lacks is its own error.
 pub(crate) fn sample_rows(
     logits: &Tensor,
     rows: &mut [SampleRow<'_>],
-) -> Result<Vec<Result<Sampled, EngineError>>, EngineError> {
+) -> Result<Vec<Result<Vec<Sampled>, EngineError>>, EngineError> {
     let mut batch = SampleBatch::default();
     for row in &mut *rows {
-        batch.push(row.sampler.row(), &row.sampler.edit_list());
+        row.sampler.push_rows(row.guesses, &mut batch);
     }
-    (rows.len()..logits.dim(0)).for_each(|_| batch.push(SampleParams::default(), &[]));
+    (batch.rows()..logits.dim(0)).for_each(|_| batch.push(SampleParams::default(), &[]));
     if rows.iter().any(|row| row.allowed.is_some()) {
         batch.allow(mask(rows, logits.dim(0), logits.dim(1)));
     }
     let choices = ops::sample(logits, &batch)?.read()?;
-    let mut alternatives = alternatives(logits, rows)?.into_iter();
-    let sampled = rows.iter_mut().zip(choices).map(|(row, choice)| {
-        let wants = row.sampler.alternatives();
-        let top = wants.and_then(|count| Some(top_logprobs(&alternatives.next()?, count)));
-        match (choice, row.allowed) {
-            (Choice::NoDistribution { logit: f32::NEG_INFINITY, .. }, Some(_)) => {
-                Err(EngineError::Constraint { reason: "none of the tokens it allows can come".into() })
-            }
-            _ => row.sampler.accept(choice, top.unwrap_or_default()),
-        }
+    let alternatives = alternatives(logits, rows)?;
+    let (mut choices, mut alternatives) = (&choices[..], &alternatives[..]);
+    let sampled = rows.iter_mut().map(|row| {
+        let mine = choices.split_off(..row.len()).unwrap_or_default();
+        let count = row.sampler.alternatives();
+        let logits = count.and_then(|_| alternatives.split_off(..row.len())).unwrap_or_default();
+        row.accept(mine, logits.iter().map(|logits| top_logprobs(logits, count.unwrap_or(0))))
     });
     Ok(sampled.collect())
 }
@@ -175,7 +234,8 @@ pub(crate) fn sample_rows(
 fn mask(rows: &[SampleRow<'_>], count: usize, vocab: usize) -> Vec<u32> {
     let width = vocab.div_ceil(32);
     let mut words = Vec::with_capacity(count * width);
-    for (row, end) in rows.iter().zip((width..).step_by(width)) {
+    for row in rows {
+        let end = words.len() + row.len() * width;
         match row.allowed {
             // A tokenizer may know more ids than the model, or fewer.
             Some(allowed) => {
@@ -191,14 +251,18 @@ fn mask(rows: &[SampleRow<'_>], count: usize, vocab: usize) -> Vec<u32> {
 
 /// The logits, on the host, of those rows that report alternatives.
 fn alternatives(logits: &Tensor, rows: &[SampleRow<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
-    let wanted: Vec<u32> =
-        (0..).zip(rows).filter(|(_, row)| row.sampler.alternatives().is_some()).map(|(i, _)| i).collect();
+    let of_rows = rows.iter().flat_map(|row| std::iter::repeat_n(row.sampler.alternatives(), row.len()));
+    let wanted: Vec<u32> = (0..).zip(of_rows).filter_map(|(i, wanted)| wanted.map(|_| i)).collect();
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
     let index = Tensor::from_u32(&logits.device(), &[wanted.len()], &wanted)?;
     let values = ops::gather_rows(logits, &index)?.read_f32()?;
     Ok(values.chunks_exact(logits.dim(1)).map(<[f32]>::to_vec).collect())
+}
+
+fn list(edits: &BTreeMap<u32, LogitEdit>) -> Vec<LogitEdit> {
+    edits.values().copied().collect()
 }
 
 fn edit_of(edits: &mut BTreeMap<u32, LogitEdit>, token: u32) -> &mut LogitEdit {

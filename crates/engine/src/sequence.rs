@@ -49,6 +49,11 @@ impl Sequence {
         self.table.truncate(len);
     }
 
+    /// Takes the blocks of `count` tokens more, if there are so many.
+    pub(crate) fn has_room(&mut self, count: usize) -> bool {
+        self.table.grow_to(self.tokens.len() + count).is_ok()
+    }
+
     pub(crate) fn commit(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
         debug_assert_eq!(self.tokens.len(), self.table.num_tokens(), "every cached token has its row");

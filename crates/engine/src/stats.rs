@@ -11,8 +11,12 @@ pub struct GenerationStats {
     pub cached_tokens: usize,
     /// Tokens produced, without the stop token.
     pub generated_tokens: usize,
-    /// Steps after the first token, each of which ran the model on one token.
+    /// Steps after the first token, each of which ran the model on one token and what was guessed behind it.
     pub decode_steps: usize,
+    /// Tokens that were guessed and computed.
+    pub guessed_tokens: usize,
+    /// Of those, how many were right: tokens that took no step of their own.
+    pub accepted_tokens: usize,
     /// Time of the steps up to and including the first sampled token.
     pub prefill: Duration,
     /// Time of the steps after it.
@@ -33,7 +37,12 @@ impl GenerationStats {
 
     /// Tokens per second after the first one; 0 if there was only one.
     pub fn decode_tokens_per_second(&self) -> f64 {
-        rate(self.decode_steps, self.decode)
+        rate(self.decode_steps + self.accepted_tokens, self.decode)
+    }
+
+    /// Part of the guesses that were right, 0 to 1; `None` if nothing was guessed.
+    pub fn acceptance_rate(&self) -> Option<f64> {
+        (self.guessed_tokens > 0).then(|| self.accepted_tokens as f64 / self.guessed_tokens as f64)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use kernels::ops::PagedBatch;
-use kernels::{Tensor, ops};
+use kernels::{Device, Tensor, ops};
 use models::{Batch, StepContext};
 
 use crate::ranks::ask_group;
@@ -91,11 +91,16 @@ impl StepInput {
     ) -> Result<R, EngineError> {
         if !self.copies.is_empty() {
             rank.kv.copy_blocks(&self.copies)?;
+            if let Some(draft) = &mut rank.draft {
+                draft.kv.copy_blocks(&self.copies)?;
+            }
         }
         for copies in [&self.state_copies, &self.state_restores] {
             copy_states(rank, copies)?;
         }
+        // A recorded step gives logits alone, and drafts start from hidden states.
         if may_replay
+            && rank.draft.is_none()
             && let Some(rows) = self.decode_rows()
             && let Some(result) =
                 rank.decode(&rows, &mut |logits| read(StepTensors { logits: Some(logits), hidden: None }))?
@@ -105,11 +110,13 @@ impl StepInput {
         if self.chunks.is_empty() {
             return read(StepTensors { logits: None, hidden: None });
         }
-        let hidden = self.forward(ctx, rank)?;
+        let all = self.forward(ctx, rank)?;
         copy_states(rank, &self.state_saves)?;
-        let logits =
-            self.gather(&hidden, &self.logit_rows)?.map(|rows| rank.model.logits(&rows)).transpose()?;
-        let hidden = self.gather(&hidden, &self.hidden_rows)?;
+        let logits = wanted(&all, &self.logit_rows)?.map(|rows| rank.model.logits(&rows)).transpose()?;
+        let hidden = wanted(&all, &self.hidden_rows)?;
+        if let Some(draft) = &mut rank.draft {
+            draft.hidden = Some(all.clone());
+        }
         if logits.is_some() || hidden.is_some() {
             ask_group(rank.comm)?;
         }
@@ -138,30 +145,41 @@ impl StepInput {
 
     /// The final-normed hidden states of all rows, computed in the ordinary way.
     fn forward(&self, ctx: &mut StepContext<'_>, rank: &mut RankView<'_>) -> Result<Tensor, EngineError> {
-        let sequences: Vec<(usize, usize, &[u32])> =
-            self.chunks.iter().map(|chunk| (chunk.tokens.len(), chunk.end(), &chunk.blocks[..])).collect();
-        let paged = PagedBatch::new(rank.device, rank.kv.block_size(), &sequences)?;
-        let slots: Option<Vec<u32>> = self.chunks.iter().map(|chunk| chunk.slot).collect();
-        let paged = match slots {
-            Some(slots) => paged.with_state_slots(&slots)?,
-            None => paged,
-        };
-        let tokens: Vec<u32> = self.chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
-        let positions: Vec<u32> =
-            self.chunks.iter().flat_map(|chunk| chunk.start as u32..chunk.end() as u32).collect();
-        let batch = Batch::new(&tokens, &positions, paged)?;
+        let batch = batch_of(rank.device, rank.kv.block_size(), &self.chunks)?;
         Ok(rank.model.forward(ctx, &batch, rank.kv)?)
     }
+}
 
-    /// The rows `rows` of `hidden`; `None` if there are none.
-    fn gather<'h>(&self, hidden: &'h Tensor, rows: &[u32]) -> Result<Option<Cow<'h, Tensor>>, EngineError> {
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        if rows.iter().copied().eq(0..hidden.dim(0) as u32) {
-            return Ok(Some(Cow::Borrowed(hidden)));
-        }
-        let rows = Tensor::from_u32(&hidden.device(), &[rows.len()], rows)?;
-        Ok(Some(Cow::Owned(ops::gather_rows(hidden, &rows)?)))
+/// The device's side of `chunks`.
+pub(crate) fn batch_of(
+    device: &Device,
+    block_size: usize,
+    chunks: &[StepChunk],
+) -> Result<Batch, EngineError> {
+    let sequences: Vec<(usize, usize, &[u32])> =
+        chunks.iter().map(|chunk| (chunk.tokens.len(), chunk.end(), &chunk.blocks[..])).collect();
+    let paged = PagedBatch::new(device, block_size, &sequences)?;
+    let slots: Option<Vec<u32>> = chunks.iter().map(|chunk| chunk.slot).collect();
+    let paged = match slots {
+        Some(slots) => paged.with_state_slots(&slots)?,
+        None => paged,
+    };
+    let tokens: Vec<u32> = chunks.iter().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
+    let positions: Vec<u32> =
+        chunks.iter().flat_map(|chunk| chunk.start as u32..chunk.end() as u32).collect();
+    Ok(Batch::new(&tokens, &positions, paged)?)
+}
+
+/// The rows `rows` of `hidden`; `None` if there are none.
+fn wanted<'h>(hidden: &'h Tensor, rows: &[u32]) -> Result<Option<Cow<'h, Tensor>>, EngineError> {
+    if rows.is_empty() { Ok(None) } else { gather(hidden, rows).map(Some) }
+}
+
+/// The rows `rows` of `hidden`, at least one.
+pub(crate) fn gather<'h>(hidden: &'h Tensor, rows: &[u32]) -> Result<Cow<'h, Tensor>, EngineError> {
+    if rows.iter().copied().eq(0..hidden.dim(0) as u32) {
+        return Ok(Cow::Borrowed(hidden));
     }
+    let rows = Tensor::from_u32(&hidden.device(), &[rows.len()], rows)?;
+    Ok(Cow::Owned(ops::gather_rows(hidden, &rows)?))
 }

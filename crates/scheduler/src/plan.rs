@@ -54,6 +54,8 @@ pub struct Chunk {
     /// How many of them, at the end, are guesses ([`Scheduler::guess`](crate::Scheduler::guess)): a token is sampled
     /// from their rows too, and holds as far as the guesses before it were right.
     pub guesses: usize,
+    /// The token behind them, where it is known: a part of a prompt ends here.
+    pub next: Option<u32>,
     /// The blocks of the sequence: position `p` is row `p % block_size` of block `blocks[p / block_size]`.
     pub blocks: Vec<u32>,
     /// Prompt tokens that came from the prefix cache when the sequence first ran; the same in each of its chunks.

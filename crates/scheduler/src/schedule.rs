@@ -250,6 +250,7 @@ impl Scheduler {
             start,
             tokens: [&sequence.tokens[start..end], &guesses].concat(),
             guesses: guesses.len(),
+            next: sequence.tokens.get(end).copied(),
             blocks: sequence.table.blocks().to_vec(),
             cached_tokens: sequence.cached_tokens.unwrap_or(0),
             sample: sequence.members.iter().map(|member| member.id).filter(|_| samples).collect(),

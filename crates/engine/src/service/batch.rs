@@ -1,5 +1,6 @@
 //! A plan of the scheduler carried out, and the guilty found if it cannot be.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -7,16 +8,20 @@ use models::StepContext;
 use scheduler::{Chunk, Plan, SequenceId};
 
 use super::live::{Continuation, Lives};
+use crate::draft::{DraftChunk, DraftInput};
 use crate::ranks::panic_words;
 use crate::sampler::{SampleRow, sample_rows};
+use crate::speculation::{Drafter, Speculation};
 use crate::step::{StepChunk, StepInput, StepTensors};
 use crate::{Engine, EngineError, Sampled};
 
 /// What a plan gave.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Who sampled what.
-    pub(crate) sampled: Vec<(SequenceId, Result<Sampled, EngineError>)>,
+    /// Who sampled what: one token, and one more for each guess that was right.
+    pub(crate) sampled: Vec<(SequenceId, Result<Vec<Sampled>, EngineError>)>,
+    /// What the MTP layer guesses to follow.
+    pub(crate) guesses: Vec<(SequenceId, Vec<u32>)>,
     /// Hidden states `[count, D]` of prompts that are embedded.
     pub(crate) hidden: Vec<(SequenceId, usize, Vec<f32>)>,
     /// Sequences whose part could not be computed.
@@ -63,6 +68,7 @@ pub(crate) fn run(engine: &Engine, plan: &Plan, lives: &mut Lives) -> Result<Out
 impl Outcome {
     fn join(&mut self, part: Self) {
         self.sampled.extend(part.sampled);
+        self.guesses.extend(part.guesses);
         self.hidden.extend(part.hidden);
         self.failed.extend(part.failed);
     }
@@ -72,10 +78,17 @@ impl Outcome {
 #[derive(Default)]
 struct Parts {
     input: StepInput,
-    /// One for each of the step's rows of logits. Taken out for the step, which changes many of them at once.
-    samplers: Vec<(SequenceId, Box<Continuation>)>,
+    /// In the order of the step's rows of logits. Taken out for the step, which changes many of them at once.
+    samplers: Vec<Sampling>,
     /// Who embeds, and how many of the step's rows of hidden states are its.
     embedded: Vec<(SequenceId, usize)>,
+}
+
+/// Who samples from one row of a step, and from one more behind each of its guesses.
+struct Sampling {
+    id: SequenceId,
+    continuation: Box<Continuation>,
+    guesses: Vec<u32>,
 }
 
 impl Parts {
@@ -96,13 +109,15 @@ impl Parts {
         let input = StepInput { copies, state_copies, state_restores, state_saves, ..StepInput::default() };
         let mut parts = Self { input, ..Self::default() };
         let mut end = 0;
-        for (Chunk { id, start, tokens, blocks, sample, .. }, slot) in chunks.iter().zip(slots) {
+        for (chunk, slot) in chunks.iter().zip(slots) {
+            let Chunk { id, start, tokens, guesses, blocks, sample, .. } = chunk;
             let rows = end..end + tokens.len() as u32;
             end = rows.end;
-            for id in sample {
-                if let Some(continuation) = lives.continuations.remove(id) {
-                    parts.input.logit_rows.push(end - 1);
-                    parts.samplers.push((*id, continuation));
+            let guesses = &tokens[tokens.len() - guesses..];
+            for &id in sample {
+                if let Some(continuation) = lives.continuations.remove(&id) {
+                    parts.input.logit_rows.extend(end - 1 - guesses.len() as u32..end);
+                    parts.samplers.push(Sampling { id, continuation, guesses: guesses.to_vec() });
                 }
             }
             if lives.means.contains_key(id) {
@@ -126,9 +141,9 @@ fn attempt(
     let slots = lives.states.of(engine, chunks)?;
     let Parts { input, mut samplers, embedded } =
         Parts::new(copies, chunks, &slots, engine.slots().count() as u32, lives);
-    let ids: Vec<SequenceId> = samplers.iter().map(|(id, _)| *id).collect();
+    let ids: Vec<SequenceId> = samplers.iter().map(|sampling| sampling.id).collect();
     let result = catch_unwind(AssertUnwindSafe(|| step(engine, input, &mut samplers)));
-    lives.continuations.extend(samplers);
+    lives.continuations.extend(samplers.into_iter().map(|sampling| (sampling.id, sampling.continuation)));
     let (sampled, hidden) =
         result.unwrap_or_else(|panic| Err(EngineError::Panic { words: panic_words(&*panic) }))?;
     lives.states.part(chunks);
@@ -140,26 +155,67 @@ fn attempt(
         (id, count, rows.to_vec())
     });
     let hidden = hidden.collect();
-    Ok(Outcome { sampled: ids.into_iter().zip(sampled).collect(), hidden, failed: Vec::new() })
+    let sampled = ids.into_iter().zip(sampled).collect();
+    let guesses = draft(engine, chunks, &sampled)?;
+    Ok(Outcome { sampled, guesses, hidden, failed: Vec::new() })
 }
 
-type Samples = Vec<Result<Sampled, EngineError>>;
+/// The MTP layer's rows for what a step computed, and its guesses for those who sampled.
+///
+/// # Errors
+/// The engine is lost. Any other failure costs the guesses of this step and nothing else: the tokens stand.
+fn draft(
+    engine: &Engine,
+    chunks: &[Chunk],
+    sampled: &Vec<(SequenceId, Result<Vec<Sampled>, EngineError>)>,
+) -> Result<Vec<(SequenceId, Vec<u32>)>, EngineError> {
+    let Some(Speculation { drafter: Drafter::Mtp, num_tokens }) = engine.speculation() else {
+        return Ok(Vec::new());
+    };
+    let sampled: HashMap<SequenceId, &Vec<Sampled>> =
+        sampled.iter().filter_map(|(id, sampled)| Some((*id, sampled.as_ref().ok()?))).collect();
+    let (mut ids, mut drafts, mut first_row) = (Vec::new(), Vec::new(), 0);
+    for Chunk { id, start, tokens, guesses, blocks, sample, next, .. } in chunks {
+        // Siblings that part share their last row, which can follow one of them only.
+        let who = sample.iter().find_map(|id| Some((*id, *sampled.get(id)?)));
+        let known = tokens.len() - guesses;
+        let mut behind = tokens[1..known].to_vec();
+        match who {
+            Some((_, sampled)) => behind.extend(sampled.iter().map(|sampled| sampled.token)),
+            // Of a prompt that ends here nothing follows, and any token will do.
+            None => behind.extend(next.or(tokens.last().copied())),
+        }
+        let chunk = StepChunk { tokens: behind, start: *start, blocks: blocks.clone(), slot: None };
+        drafts.push(DraftChunk { chunk, first_row, count: who.map_or(0, |_| num_tokens) });
+        ids.push(who.map_or(*id, |(id, _)| id));
+        first_row += tokens.len() as u32;
+    }
+    let input = DraftInput { chunks: drafts };
+    let result = catch_unwind(AssertUnwindSafe(|| engine.draft(input)));
+    match result {
+        Ok(Ok(guesses)) => Ok(ids.into_iter().zip(guesses).collect()),
+        Ok(Err(error @ EngineError::Rank { .. })) => Err(error),
+        Ok(Err(_)) | Err(_) => Ok(Vec::new()),
+    }
+}
+
+type Samples = Vec<Result<Vec<Sampled>, EngineError>>;
 
 /// The samples of a step and its hidden states, on the host.
 fn step(
     engine: &Engine,
     input: StepInput,
-    samplers: &mut [(SequenceId, Box<Continuation>)],
+    samplers: &mut [Sampling],
 ) -> Result<(Samples, Vec<f32>), EngineError> {
     let mut broken = Vec::new();
-    let rows = samplers.iter_mut().enumerate().map(|(i, (_, continuation))| {
+    let rows = samplers.iter_mut().enumerate().map(|(i, Sampling { continuation, guesses, .. })| {
         let (sampler, allowed) = continuation.row();
         // It takes part, because the row is in the step; what it gives is thrown away.
         let allowed = allowed.unwrap_or_else(|error| {
             broken.push((i, error));
             None
         });
-        SampleRow { sampler, allowed }
+        SampleRow { sampler, allowed, guesses }
     });
     let mut rows: Vec<SampleRow<'_>> = rows.collect();
     let mut ctx = StepContext::new(engine.device());

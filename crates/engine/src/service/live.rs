@@ -101,19 +101,25 @@ impl Continuation {
         (sampler, constraint.as_mut().map_or(Ok(None), |constraint| guarded(|| Ok(constraint.allowed()))))
     }
 
-    /// Takes note of a token that a step of `elapsed` chose; the job was accepted at `accepted`.
+    /// Whether not every token may come.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
+    /// Takes note of a token that a step of `elapsed` chose, `None` for further tokens of the same step; the job was
+    /// accepted at `accepted`.
     pub(crate) fn advance(
         &mut self,
         sampled: Sampled,
         accepted: Instant,
-        elapsed: Duration,
+        elapsed: Option<Duration>,
     ) -> Result<Advance, EngineError> {
         let now = Instant::now();
         let gap = self.last_token.replace(now).map(|last| now.duration_since(last));
         if gap.is_none() {
-            self.stats.prefill += elapsed;
+            self.stats.prefill += elapsed.unwrap_or_default();
             self.stats.time_to_first_token = Some(accepted.elapsed());
-        } else {
+        } else if let Some(elapsed) = elapsed {
             self.stats.decode += elapsed;
             self.stats.decode_steps += 1;
         }

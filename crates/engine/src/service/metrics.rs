@@ -26,6 +26,12 @@ pub struct ServiceMetrics {
     pub prompt_tokens: u64,
     /// Tokens that were sampled.
     pub generation_tokens: u64,
+    /// Steps of a sequence that computed guesses.
+    pub spec_decode_num_drafts: u64,
+    /// Tokens that were guessed and computed.
+    pub spec_decode_num_draft_tokens: u64,
+    /// Of those, how many were right.
+    pub spec_decode_num_accepted_tokens: u64,
     /// Continuations and embeddings that are over.
     pub request_success: FinishCounts,
     /// From acceptance to the first token.
@@ -50,6 +56,9 @@ impl Default for ServiceMetrics {
             num_preemptions: 0,
             prompt_tokens: 0,
             generation_tokens: 0,
+            spec_decode_num_drafts: 0,
+            spec_decode_num_draft_tokens: 0,
+            spec_decode_num_accepted_tokens: 0,
             request_success: FinishCounts::default(),
             time_to_first_token: Histogram::new(&FIRST_TOKEN_BOUNDS),
             inter_token_latency: Histogram::new(&INTER_TOKEN_BOUNDS),

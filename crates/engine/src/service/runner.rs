@@ -15,6 +15,7 @@ use super::live::{Advance, Continuation, LiveJob, Lives, Mean};
 use super::shared::{Message, Shared};
 use super::{ServiceOptions, TokenEvent};
 use crate::ranks::panic_words;
+use crate::speculation::{Drafter, Speculation, ngram};
 use crate::{Engine, EngineError, FinishReason, Sampled};
 
 /// How long to wait for blocks that generations outside of the service hold: they tell nobody when they end.
@@ -238,18 +239,64 @@ impl Runner {
                 self.fail(number, &error);
             }
         }
-        let tokens: Vec<_> = sampled.iter().map(|(id, sampled)| (*id, sampled.token)).collect();
+        let tokens = sampled.iter().flat_map(|(id, sampled)| sampled.iter().map(|s| (*id, s.token)));
+        let tokens: Vec<_> = tokens.collect();
+        self.count_guesses(&plan, &sampled);
         self.scheduler.commit(plan, &tokens);
         for (id, count, rows) in outcome.hidden {
             self.embedded(id, count, &rows);
         }
         for (id, sampled) in sampled {
-            self.sampled(id, sampled, elapsed);
+            // The time of the step is that of the first of its tokens.
+            let times = std::iter::once(Some(elapsed)).chain(std::iter::repeat(None));
+            for (sampled, elapsed) in sampled.into_iter().zip(times) {
+                self.sampled(id, sampled, elapsed);
+            }
         }
+        self.guess(outcome.guesses, &tokens);
         touched.into_iter().for_each(|number| self.flush(number));
     }
 
-    fn sampled(&mut self, id: SequenceId, sampled: Sampled, elapsed: Duration) {
+    /// Books what was guessed, and what was right.
+    fn count_guesses(&mut self, plan: &Plan, sampled: &[(SequenceId, Vec<Sampled>)]) {
+        let guesses: HashMap<SequenceId, usize> =
+            plan.chunks.iter().filter(|c| c.guesses > 0).map(|chunk| (chunk.id, chunk.guesses)).collect();
+        for (id, sampled) in sampled {
+            let (Some(&guessed), Some(continuation)) = (guesses.get(id), self.lives.continuations.get_mut(id))
+            else {
+                continue;
+            };
+            let accepted = sampled.len() - 1;
+            continuation.stats.guessed_tokens += guessed;
+            continuation.stats.accepted_tokens += accepted;
+            self.shared.metrics(|metrics| {
+                metrics.spec_decode_num_drafts += 1;
+                metrics.spec_decode_num_draft_tokens += guessed as u64;
+                metrics.spec_decode_num_accepted_tokens += accepted as u64;
+            });
+        }
+    }
+
+    /// Has what may follow the sequences that got `tokens` computed with their next step. Those under a constraint go
+    /// token by token: what it allows after a guess is known only when the guess has been accepted.
+    fn guess(&mut self, drafted: Vec<(SequenceId, Vec<u32>)>, tokens: &[(SequenceId, u32)]) {
+        let guesses = match self.engine.speculation() {
+            None => return,
+            Some(Speculation { drafter: Drafter::Mtp, .. }) => drafted,
+            Some(Speculation { drafter: Drafter::Ngram, num_tokens }) => {
+                let ids: BTreeSet<SequenceId> = tokens.iter().map(|(id, _)| *id).collect();
+                let guess = |id| Some((id, ngram(self.scheduler.tokens(id)?, num_tokens)));
+                ids.into_iter().filter_map(guess).collect()
+            }
+        };
+        for (id, guesses) in guesses {
+            if self.lives.continuations.get(&id).is_some_and(|continuation| !continuation.is_constrained()) {
+                self.scheduler.guess(id, guesses);
+            }
+        }
+    }
+
+    fn sampled(&mut self, id: SequenceId, sampled: Sampled, elapsed: Option<Duration>) {
         let Some(number) = self.lives.job_of(id) else { return };
         let (Some(continuation), Some(job)) =
             (self.lives.continuations.get_mut(&id), self.jobs.get_mut(&number))

@@ -1,0 +1,143 @@
+//! [`DraftInput`]: what the MTP layer computes after a step, on every rank: its rows of the cache, and its guesses.
+
+use kernels::ops::{self, Choice, SampleBatch, SampleParams};
+use kernels::{Device, Tensor};
+use models::{KvCache, Mtp, StepContext};
+
+use crate::ranks::ask_group;
+use crate::step::{StepChunk, batch_of, gather};
+use crate::{EngineError, RankView};
+
+/// What a rank keeps for the MTP layer.
+#[derive(Debug)]
+pub(crate) struct DraftState {
+    /// Its cache, over the same blocks as the main model's.
+    pub(crate) kv: KvCache,
+    /// Final-normed hidden states of all rows of the last step, until they are used.
+    pub(crate) hidden: Option<Tensor>,
+}
+
+/// One sequence of the step before.
+#[derive(Debug, Clone)]
+pub(crate) struct DraftChunk {
+    /// Its tokens *behind* the rows that hold, under the positions of these rows: the last is the newest token.
+    pub(crate) chunk: StepChunk,
+    /// The step's row of the first of them.
+    pub(crate) first_row: u32,
+    /// Guesses that are wanted.
+    pub(crate) count: usize,
+}
+
+impl DraftChunk {
+    /// Guesses whose rows have room in the sequence's blocks; the first guess needs no row of its own.
+    fn room(&self, block_size: usize) -> usize {
+        let end = self.chunk.start + self.chunk.tokens.len();
+        self.count.min(1 + (self.chunk.blocks.len() * block_size).saturating_sub(end))
+    }
+}
+
+/// All sequences of the step before; the same on every rank.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DraftInput {
+    pub(crate) chunks: Vec<DraftChunk>,
+}
+
+/// A sequence that is still guessed for.
+struct Open {
+    /// Its place in the input, its row of the last hidden states, and the guesses that are still wanted.
+    index: usize,
+    row: u32,
+    left: usize,
+}
+
+impl DraftInput {
+    /// One rank's part: the guesses for each sequence, in order. The ranks guess alike, because all have all logits.
+    pub(crate) fn run(&self, rank: &mut RankView<'_>) -> Result<Vec<Vec<u32>>, EngineError> {
+        let mut guesses = vec![Vec::new(); self.chunks.len()];
+        let (Some(state), Some(mtp)) = (&mut rank.draft, rank.model.mtp()) else { return Ok(guesses) };
+        let (Some(hidden), false) = (state.hidden.take(), self.chunks.is_empty()) else { return Ok(guesses) };
+        let block_size = state.kv.block_size();
+        let rows: Vec<u32> = self.chunks.iter().flat_map(DraftChunk::rows).collect();
+        let hidden = gather(&hidden, &rows)?;
+        let chunks: Vec<StepChunk> = self.chunks.iter().map(|draft| draft.chunk.clone()).collect();
+        let mut hidden = forward(rank.device, mtp, &mut state.kv, &chunks, &hidden)?;
+
+        let ends = self.chunks.iter().scan(0, |end, draft| {
+            *end += draft.chunk.tokens.len() as u32;
+            Some(*end)
+        });
+        let open = ends.zip(&self.chunks).enumerate();
+        let mut open: Vec<Open> = open
+            .map(|(index, (end, draft))| Open { index, row: end - 1, left: draft.room(block_size) })
+            .filter(|open| open.left > 0)
+            .collect();
+        while !open.is_empty() {
+            let rows: Vec<u32> = open.iter().map(|open| open.row).collect();
+            let last = gather(&hidden, &rows)?.into_owned();
+            let logits = rank.model.logits(&last)?;
+            ask_group(rank.comm)?;
+            let tokens = most_probable(&logits)?;
+            let mut rows = Vec::new();
+            for ((row, open), token) in (0..).zip(&mut open).zip(tokens) {
+                // Without a distribution, as over rows that nobody wrote, there is nothing to guess.
+                open.left = token.map_or(0, |_| open.left - 1);
+                guesses[open.index].extend(token);
+                if open.left > 0 {
+                    open.row = rows.len() as u32;
+                    rows.push(row);
+                }
+            }
+            open.retain(|open| open.left > 0);
+            if !open.is_empty() {
+                let chunks: Vec<StepChunk> = open.iter().map(|o| self.guessed(o.index, &guesses)).collect();
+                let before = gather(&last, &rows)?;
+                hidden = forward(rank.device, mtp, &mut state.kv, &chunks, &before)?;
+            }
+        }
+        Ok(guesses)
+    }
+
+    /// The last guess at what follows sequence `index`, under the position of the token before it.
+    fn guessed(&self, index: usize, guesses: &[Vec<u32>]) -> StepChunk {
+        let StepChunk { tokens, start, blocks, .. } = &self.chunks[index].chunk;
+        let guesses = &guesses[index];
+        let position = start + tokens.len() - 1 + guesses.len();
+        StepChunk {
+            tokens: guesses.last().copied().into_iter().collect(),
+            start: position,
+            blocks: blocks.clone(),
+            slot: None,
+        }
+    }
+}
+
+impl DraftChunk {
+    /// The rows of the step that hold.
+    fn rows(&self) -> std::ops::Range<u32> {
+        self.first_row..self.first_row + self.chunk.tokens.len() as u32
+    }
+}
+
+/// The MTP layer over `chunks`; row by row `hidden` is the state that each token follows.
+fn forward(
+    device: &Device,
+    mtp: &Mtp,
+    kv: &mut KvCache,
+    chunks: &[StepChunk],
+    hidden: &Tensor,
+) -> Result<Tensor, EngineError> {
+    let batch = batch_of(device, kv.block_size(), chunks)?;
+    Ok(mtp.forward(&mut StepContext::new(device), 0, &batch, hidden, kv)?)
+}
+
+/// The token with the largest logit of each row; `None` where there is no distribution.
+fn most_probable(logits: &Tensor) -> Result<Vec<Option<u32>>, EngineError> {
+    let mut batch = SampleBatch::default();
+    (0..logits.dim(0)).for_each(|_| batch.push(SampleParams::default(), &[]));
+    let choices = ops::sample(logits, &batch)?.read()?;
+    let token = |choice| match choice {
+        Choice::Token { id, .. } => Some(id),
+        Choice::NoDistribution { .. } => None,
+    };
+    Ok(choices.into_iter().map(token).collect())
+}
