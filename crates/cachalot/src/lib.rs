@@ -44,7 +44,9 @@ pub use checkpoint::hub::{DownloadProgress, HubOptions};
 pub use checkpoint::{LoadProgress, ModelConfig};
 pub use comm::Transport;
 pub use device::{DeviceChoice, DeviceOptions};
-pub use engine::{CancelHandle, Engine, EngineError, GenerationStats};
+pub use engine::{
+    CancelHandle, Drafter, Engine, EngineError, GenerationStats, MAX_SPECULATIVE_TOKENS, Speculation,
+};
 pub use error::Error;
 pub use event_stream::EventStream;
 pub use input::Input;

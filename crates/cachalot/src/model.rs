@@ -88,6 +88,7 @@ impl LanguageModel {
             state_snapshots: options.state_snapshots,
             commit_cache: options.commit_cache,
             prefill_chunk: options.prefill_chunk,
+            speculation: options.speculation,
             ..EngineOptions::default()
         };
         let OpenDevices { ranks, notice } =
@@ -96,7 +97,7 @@ impl LanguageModel {
             progress(Progress::Notice(notice));
         }
         let sizes = engine_options.sizes(checkpoint.config().common())?;
-        if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes, options.experts)? {
+        if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes, &options)? {
             progress(Progress::Notice(plan.to_string()));
         }
         let experts = options.experts;

@@ -1,7 +1,7 @@
 //! [`LoadOptions`] and [`GenerateOptions`]: every choice a caller has, with the model's own choices as defaults.
 
 use checkpoint::GenerationConfig;
-use engine::SamplingParams;
+use engine::{SamplingParams, Speculation};
 use kernels::DType;
 use models::ExpertFormat;
 
@@ -31,6 +31,8 @@ pub struct LoadOptions {
     pub device: DeviceOptions,
     /// What becomes of routed experts; `None` leaves it to [`ExpertFormat::default_for`] each device.
     pub experts: Option<ExpertFormat>,
+    /// Guesses tokens and checks several in a step; the texts are the same ([`engine::EngineOptions::speculation`]).
+    pub speculation: Option<Speculation>,
 }
 
 impl Default for LoadOptions {
@@ -47,6 +49,7 @@ impl Default for LoadOptions {
             tensor_parallel: 1,
             device: DeviceOptions::default(),
             experts: None,
+            speculation: None,
         }
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use checkpoint::{Checkpoint, LoadProgress};
 use comm::{Communicator, GroupOptions, Transport};
-use engine::{MemoryPlan, RANK_DEADLINE, Rank, Sizes};
+use engine::{Drafter, MemoryPlan, RANK_DEADLINE, Rank, Sizes};
 use kernels::Device;
 use models::{ExpertFormat, Footprint, ModelError};
 
-use crate::Error;
 use crate::device::{DeviceOptions, OpenDevices};
+use crate::{Error, LoadOptions};
 
 /// Reads the model of `checkpoint` split over `devices`, one for each rank, which meet by way of `transport`. They load one after the other, each from
 /// the pages that the last one left in the operating system's cache; `progress` counts them as one load.
@@ -62,12 +62,18 @@ pub(crate) fn plan(
     checkpoint: &Checkpoint,
     devices: &[Device],
     sizes: &Sizes,
-    experts: Option<ExpertFormat>,
+    options: &LoadOptions,
 ) -> Result<Option<MemoryPlan>, Error> {
     let Sizes { kv_dtype, kv_tokens, step_tokens, state_slots, .. } = *sizes;
+    let drafts = options.speculation.is_some_and(|speculation| speculation.drafter == Drafter::Mtp);
     let footprint = |ranks, device: &Device| {
-        let experts = experts.unwrap_or_else(|| ExpertFormat::default_for(device));
-        Footprint::new(checkpoint, ranks, kv_dtype, step_tokens, experts)
+        let experts = options.experts.unwrap_or_else(|| ExpertFormat::default_for(device));
+        let mut footprint = Footprint::new(checkpoint, ranks, kv_dtype, step_tokens, experts)?;
+        if drafts {
+            let mtp = models::mtp_kv_layout(checkpoint.config()).bytes_per_token(kv_dtype)?;
+            footprint.kv_bytes_per_token += mtp as u64;
+        }
+        Ok::<_, Error>(footprint)
     };
     let mut tightest = None;
     for device in devices {

@@ -117,13 +117,27 @@ fn json_is_one_object_with_a_fixed_shape() {
     let output = run(&["run", "--json", "--seed", "3", "--max-tokens", "5", "--think", "What is 1 + 1?"]);
     let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    let expected = ["model", "text", "reasoning", "finish_reason", "stop", "seed", "usage", "timing"];
+    let expected = ["model", "text", "reasoning", "finish_reason", "stop", "seed", "usage", "speculation", "timing"];
     assert_eq!(keys, expected);
     assert_eq!((&json["model"], &json["seed"]), (&"demo".into(), &3.into()));
     assert_eq!(json["usage"]["completion_tokens"], 5);
     assert_eq!(json["finish_reason"], "length");
     assert!(json["usage"]["prompt_tokens"].as_u64().unwrap() > 0);
     assert!(json["timing"]["decode_tokens_per_s"].as_f64().unwrap() > 0.0);
+    assert!(json["speculation"].is_null());
+}
+
+#[test]
+fn guesses_are_counted_and_change_no_text() {
+    let ask = |more: &[&str]| run(&[&["run", "--temperature", "0"], more, &["What is 128 + 256?"]].concat());
+    let guessed = ask(&["--speculate", "mtp:2"]);
+    assert_eq!(stdout(&guessed), stdout(&ask(&[])));
+    assert!(stderr(&guessed).contains("guesses right"), "{}", stderr(&guessed));
+    let json: Value = serde_json::from_str(&stdout(&ask(&["--speculate", "mtp:2", "--json"]))).unwrap();
+    assert!(json["speculation"]["acceptance_rate"].as_f64().unwrap() > 0.2, "{json}");
+    let unknown = ask(&["--speculate", "eagle"]);
+    assert_eq!(code(&unknown), 2);
+    assert!(stderr(&unknown).contains("expected mtp or ngram"), "{}", stderr(&unknown));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use cachalot::{
-    Error, Event, EventStream, FinishReason, GenerateOptions, Input, LanguageModel, LoadOptions, Message,
-    ModelSource,
+    Drafter, Error, Event, EventStream, FinishReason, GenerateOptions, Input, LanguageModel, LoadOptions,
+    Message, ModelSource, Speculation,
 };
 use futures_core::Stream;
 
@@ -43,6 +43,30 @@ fn the_pieces_are_the_whole() {
         }
         assert_eq!((text, reasoning, finishes), (output.text, output.reasoning, 1));
         assert_eq!(output.tokens.len(), 60);
+    }
+}
+
+/// The demo model's prediction layer was trained with it, so most of its guesses are right.
+#[test]
+fn guesses_change_the_time_and_not_the_text() {
+    let plain = model();
+    for (drafter, num_tokens, least) in
+        [(Drafter::Mtp, 1, 0.5), (Drafter::Mtp, 3, 0.3), (Drafter::Ngram, 4, 0.0)]
+    {
+        let speculation = Some(Speculation { drafter, num_tokens });
+        let options = LoadOptions { speculation, ..LoadOptions::default() };
+        let guessing = LanguageModel::load(ModelSource::Embedded, options).unwrap();
+        let (mut guessed, mut accepted) = (0, 0);
+        for (prompt, temperature) in [("Tell me a story about a fox.", 0.0), ("What is 12 + 30?", 0.8)] {
+            let options = GenerateOptions { temperature: Some(temperature), seed: Some(4), ..limited(90) };
+            let output = guessing.generate(prompt, &options).unwrap();
+            assert_eq!(output.tokens, plain.generate(prompt, &options).unwrap().tokens, "{drafter:?}");
+            let stats = output.stats;
+            assert!(stats.decode_steps + stats.accepted_tokens >= 89);
+            (guessed, accepted) = (guessed + stats.guessed_tokens, accepted + stats.accepted_tokens);
+        }
+        let rate = accepted as f64 / guessed as f64;
+        assert!(accepted > 0 && rate > least, "{drafter:?} {num_tokens}: {accepted} of {guessed} right");
     }
 }
 

@@ -8,5 +8,6 @@ mod faults;
 mod gpu;
 mod lifecycle;
 mod readers;
+mod speculation;
 mod state;
 mod support;

@@ -19,6 +19,7 @@ mod pull;
 mod run;
 mod sampling_args;
 mod serve;
+mod speculate_arg;
 mod verify;
 
 use std::io::{self, Write};

@@ -94,8 +94,12 @@ fn speed(stats: &GenerationStats) -> String {
         0 => String::new(),
         cached => format!(" ({cached} cached)"),
     };
+    let guessed = stats.acceptance_rate().map_or(String::new(), |rate| {
+        let GenerationStats { accepted_tokens, guessed_tokens, .. } = stats;
+        format!(", {accepted_tokens} of {guessed_tokens} guesses right ({:.0} %)", 100.0 * rate)
+    });
     format!(
-        "prefill {} tokens{cached} at {:.1} tokens/s, decode {} tokens at {:.1} tokens/s",
+        "prefill {} tokens{cached} at {:.1} tokens/s, decode {} tokens at {:.1} tokens/s{guessed}",
         stats.prompt_tokens,
         stats.prefill_tokens_per_second(),
         stats.generated_tokens,

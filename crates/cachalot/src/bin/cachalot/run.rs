@@ -13,6 +13,7 @@ use crate::device_args::DeviceArgs;
 use crate::experts_arg::ExpertsArg;
 use crate::interrupt::{self, Interrupt};
 use crate::kv_dtype::KvDtype;
+use crate::speculate_arg::SpeculateArg;
 use crate::model_arg;
 use crate::printer::Printer;
 use crate::sampling_args::SamplingArgs;
@@ -73,6 +74,10 @@ pub(crate) struct Args {
     experts: Option<ExpertsArg>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// Guess tokens and check several in a step, the text being the same: mtp (the checkpoint's prediction layer) or
+    /// ngram (what came after the same words before), and :N for the number of guesses
+    #[arg(long, value_name = "WHO[:N]")]
+    speculate: Option<SpeculateArg>,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -154,6 +159,7 @@ fn load(args: &Args, source: ModelSource) -> anyhow::Result<LanguageModel> {
         tensor_parallel: args.tp,
         device: args.device.options(Precision::Bf16),
         experts: args.experts.map(Into::into),
+        speculation: args.speculate.map(|SpeculateArg(speculation)| speculation),
         // One conversation is all there is.
         max_sequences: 1,
         state_slots: 1,
@@ -204,6 +210,11 @@ fn to_json(model: &LanguageModel, output: &Output) -> serde_json::Value {
             "cached_tokens": stats.cached_tokens,
             "completion_tokens": stats.generated_tokens,
         },
+        "speculation": stats.acceptance_rate().map(|rate| serde_json::json!({
+            "guessed_tokens": stats.guessed_tokens,
+            "accepted_tokens": stats.accepted_tokens,
+            "acceptance_rate": rate,
+        })),
         "timing": {
             "time_to_first_token_s": stats.time_to_first_token.map(|t| t.as_secs_f64()),
             "prefill_tokens_per_s": stats.prefill_tokens_per_second(),

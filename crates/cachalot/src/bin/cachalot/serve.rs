@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::device_args::DeviceArgs;
 use crate::experts_arg::ExpertsArg;
 use crate::kv_dtype::KvDtype;
+use crate::speculate_arg::SpeculateArg;
 use crate::{Cli, Command, config_file, model_arg};
 
 const ABOUT_ARGUMENTS: &str = "\
@@ -120,6 +121,10 @@ struct BatchArgs {
     /// Most requests that wait for their first step; further ones are told to come back (429)
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_waiting: usize,
+    /// Guess tokens and check several in a step, the texts being the same: mtp (the checkpoint's prediction layer) or
+    /// ngram (what came after the same words before), and :N for the number of guesses
+    #[arg(long, value_name = "WHO[:N]")]
+    speculate: Option<SpeculateArg>,
     /// Prefixes that the prefix cache keeps the state of, for models that keep state per request (V4)
     #[arg(long, value_name = "N", default_value_t = 64)]
     state_snapshots: usize,
@@ -232,6 +237,7 @@ impl Args {
             tensor_parallel: self.batch.tp,
             device: self.device.options(Precision::Bf16),
             experts: self.batch.experts.map(Into::into),
+            speculation: self.batch.speculate.map(|SpeculateArg(speculation)| speculation),
         }
     }
 

@@ -1,0 +1,167 @@
+//! Guessing changes how many tokens a step gives, and nothing else.
+
+use std::sync::Arc;
+
+use comm::{Communicator, Threads};
+use engine::{
+    Drafter, Engine, EngineError, EngineOptions, Job, Rank, Request, Sampled, SamplingParams, Service,
+    ServiceOptions, Speculation,
+};
+use kernels::Device;
+use testkit::Fixture;
+
+use crate::support::{
+    Heard, PATIENCE, alone, assert_clean, options, prompt, request, run, seeded, service, service_options,
+};
+
+const WITH_MTP: &str = "deepseek_v3_mtp";
+
+/// Engines that nobody spoils: a guess may be any token, those that nothing samples included.
+fn ranks(fixture: &str, size: usize, options: &EngineOptions) -> Result<Arc<Engine>, EngineError> {
+    let checkpoint = Fixture::open(fixture).checkpoint();
+    let rank = |threads: Threads| {
+        let comm: Arc<dyn Communicator> = Arc::new(threads);
+        let model = models::load(&checkpoint, &Device::Cpu, Arc::clone(&comm), &mut |_| {}).unwrap();
+        Rank { model, device: Device::Cpu, comm }
+    };
+    Engine::new(Threads::group(size, PATIENCE).into_iter().map(rank).collect(), options)
+}
+
+fn engine(fixture: &str, options: &EngineOptions) -> Arc<Engine> {
+    ranks(fixture, 1, options).unwrap()
+}
+
+fn guessing(drafter: Drafter, num_tokens: usize) -> EngineOptions {
+    EngineOptions { speculation: Some(Speculation { drafter, num_tokens }), ..options() }
+}
+
+fn all() -> [EngineOptions; 4] {
+    [(Drafter::Mtp, 1), (Drafter::Mtp, 3), (Drafter::Ngram, 1), (Drafter::Ngram, 5)]
+        .map(|(drafter, num_tokens)| guessing(drafter, num_tokens))
+}
+
+/// Greedy and drawn, with penalties that count what was guessed, and with alternatives.
+fn requests(count: u32) -> Vec<Request> {
+    let one = |i: u32| {
+        let base = request(prompt(i % 3, 1 + i * 29 % 50), 1 + (i * 17 % 40) as usize);
+        match i % 4 {
+            0 | 1 => base,
+            2 => seeded(base, u64::from(i)),
+            _ => {
+                let penalties = SamplingParams {
+                    // Almost greedy, so that answers repeat themselves and guesses are right.
+                    temperature: 0.02,
+                    repetition_penalty: 1.01,
+                    frequency_penalty: 0.01,
+                    logprobs: Some(2),
+                    seed: Some(u64::from(i)),
+                    ..base.sampling
+                };
+                Request { sampling: penalties, ..base }
+            }
+        }
+    };
+    (0..count).map(one).collect()
+}
+
+/// Runs `requests` together and compares each with itself alone and unguessed; how many guesses there were, and how
+/// many were right.
+fn check(service: &Service, reference: &Arc<Engine>, requests: &[Request]) -> (usize, usize) {
+    let heard = run(service, requests.iter().cloned().map(Job::new).collect());
+    let what = format!("{:?}", service.engine().speculation());
+    let mut sums = (0, 0);
+    for (i, (heard, request)) in heard.iter().zip(requests).enumerate() {
+        assert_eq!(heard.failed, None, "{what}: request {i}");
+        assert_eq!(heard.sampled[0], alone(reference, request.clone()), "{what}: request {i}");
+        let stats = heard.finishes[0].unwrap().1;
+        assert_eq!(stats.generated_tokens, heard.sampled[0].len());
+        // A step after the first token gives a token and what was guessed rightly; the last may give too many.
+        assert!(1 + stats.decode_steps + stats.accepted_tokens >= stats.generated_tokens, "{what}: {stats:?}");
+        sums = (sums.0 + stats.guessed_tokens, sums.1 + stats.accepted_tokens);
+    }
+    let metrics = service.metrics();
+    assert_eq!(metrics.spec_decode_num_draft_tokens, sums.0 as u64);
+    assert_eq!(metrics.spec_decode_num_accepted_tokens, sums.1 as u64);
+    assert_clean(service);
+    sums
+}
+
+#[test]
+fn a_batch_gives_what_it_gives_without_guesses() {
+    let reference = engine(WITH_MTP, &options());
+    for options in all() {
+        for prefix_cache in [true, false] {
+            let service_options = ServiceOptions { prefix_cache, ..service_options() };
+            let service = Service::start(engine(WITH_MTP, &options), &service_options).unwrap();
+            let (guessed, accepted) = check(&service, &reference, &requests(16));
+            assert!(guessed > 50, "{options:?}: {guessed} guesses");
+            if options.speculation.is_some_and(|s| s.drafter == Drafter::Ngram) {
+                assert!(accepted > 0, "{options:?}: none of {guessed} guesses was right");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_at_a_time_too() {
+    let reference = engine(WITH_MTP, &options());
+    for options in all() {
+        let engine = engine(WITH_MTP, &options);
+        for (i, request) in requests(8).into_iter().enumerate() {
+            let plain = alone(&reference, request.clone());
+            assert_eq!(alone(&engine, request), plain, "{:?}: request {i}", options.speculation);
+        }
+    }
+}
+
+#[test]
+fn a_pool_so_small_that_sequences_lose_their_blocks() {
+    let reference = engine(WITH_MTP, &options());
+    for options in all() {
+        let tight = engine(WITH_MTP, &EngineOptions { max_sequences: 1, ..options });
+        let service = service(&tight);
+        check(&service, &reference, &requests(24));
+        assert!(service.metrics().num_preemptions > 0);
+    }
+}
+
+#[test]
+fn siblings_and_ranks_too() {
+    for options in all() {
+        let engine = ranks(WITH_MTP, 2, &options).unwrap();
+        let reference = ranks(WITH_MTP, 2, &crate::support::options()).unwrap();
+        let service = service(&engine);
+        check(&service, &reference, &requests(6));
+        let request = seeded(request(prompt(1, 10), 15), 5);
+        let heard = run(&service, vec![Job { n: 3, ..Job::new(request.clone()) }]).remove(0);
+        for index in 0..3 {
+            let single = alone(&reference, seeded(request.clone(), 5 + index as u64));
+            assert_eq!(heard.sampled[index], single, "sibling {index}");
+        }
+        assert_clean(&service);
+    }
+}
+
+/// A stop token among the tokens of a step ends the answer there.
+#[test]
+fn a_stop_token_within_a_step_ends_it() {
+    let reference = engine(WITH_MTP, &options());
+    let service = service(&engine(WITH_MTP, &guessing(Drafter::Ngram, 8)));
+    let request = request(prompt(0, 30), 40);
+    let free: Vec<Sampled> = alone(&reference, request.clone());
+    for stop in free.iter().map(|sampled| sampled.token) {
+        let stopped = Request { stop_token_ids: vec![stop], ..request.clone() };
+        let heard: Heard = run(&service, vec![Job::new(stopped.clone())]).remove(0);
+        assert_eq!(heard.sampled.first().cloned().unwrap_or_default(), alone(&reference, stopped.clone()));
+        assert_eq!(alone(service.engine(), stopped.clone()), alone(&reference, stopped));
+    }
+    assert_clean(&service);
+}
+
+#[test]
+fn a_drafter_that_the_checkpoint_lacks_is_refused() {
+    let model = |fixture: &str| ranks(fixture, 1, &guessing(Drafter::Mtp, 1));
+    let error = model("deepseek_v2_lite").err().unwrap().to_string();
+    assert!(error.contains("speculation.drafter"), "{error}");
+    assert!(model(WITH_MTP).is_ok());
+}
