@@ -121,7 +121,11 @@ fn compare(args: &Args, streams: usize, model: &LanguageModel, ways: &mut [Way])
                 answers.extend(tokens);
                 rates.push(rate);
             }
-            ensure!(*expected.get_or_insert_with(|| answers.clone()) == answers, "{}: another answer", way.name);
+            ensure!(
+                *expected.get_or_insert_with(|| answers.clone()) == answers,
+                "{}: another answer",
+                way.name
+            );
             if round > 0 {
                 way.rates.push(rates.iter().sum::<f64>() / rates.len() as f64);
             }

@@ -117,7 +117,8 @@ fn json_is_one_object_with_a_fixed_shape() {
     let output = run(&["run", "--json", "--seed", "3", "--max-tokens", "5", "--think", "What is 1 + 1?"]);
     let json: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let keys: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    let expected = ["model", "text", "reasoning", "finish_reason", "stop", "seed", "usage", "speculation", "timing"];
+    let expected =
+        ["model", "text", "reasoning", "finish_reason", "stop", "seed", "usage", "speculation", "timing"];
     assert_eq!(keys, expected);
     assert_eq!((&json["model"], &json["seed"]), (&"demo".into(), &3.into()));
     assert_eq!(json["usage"]["completion_tokens"], 5);

@@ -173,8 +173,11 @@ impl Engine {
             speculation.validate(has_mtp, layout.has_state())?;
         }
         let row_bytes = |rank: &Rank| {
-            let mtp = rank.model.mtp().filter(|_| drafts).map(|mtp| mtp.kv_layout().bytes_per_token(kv_dtype));
-            Ok::<_, EngineError>(rank.model.kv_layout().bytes_per_token(kv_dtype)? + mtp.transpose()?.unwrap_or(0))
+            let mtp =
+                rank.model.mtp().filter(|_| drafts).map(|mtp| mtp.kv_layout().bytes_per_token(kv_dtype));
+            Ok::<_, EngineError>(
+                rank.model.kv_layout().bytes_per_token(kv_dtype)? + mtp.transpose()?.unwrap_or(0),
+            )
         };
         let token_bytes: usize = ranks.iter().map(row_bytes).sum::<Result<_, _>>()?;
         let blocks = context_len.div_ceil(size.max(1)).saturating_mul(options.max_sequences);

@@ -174,10 +174,10 @@ impl Generation {
         self.take(sampled);
         self.guess(start)?;
         self.record(started.elapsed(), is_last);
-        Ok(self.ready.pop_front().unwrap_or(Step::Prefill {
-            done: self.sequence.len(),
-            total: self.stats.prompt_tokens,
-        }))
+        Ok(self
+            .ready
+            .pop_front()
+            .unwrap_or(Step::Prefill { done: self.sequence.len(), total: self.stats.prompt_tokens }))
     }
 
     /// Lines up what was sampled, as far as the generation goes.

@@ -48,7 +48,11 @@ impl Speculation {
         }
         if self.drafter == Drafter::Mtp && !has_mtp {
             let expected = "a checkpoint with multi-token-prediction layers for Mtp, or Ngram";
-            return Err(EngineError::options("speculation.drafter", expected, "Mtp and a checkpoint without"));
+            return Err(EngineError::options(
+                "speculation.drafter",
+                expected,
+                "Mtp and a checkpoint without",
+            ));
         }
         Ok(())
     }

@@ -89,7 +89,11 @@ fn counters(m: &ServiceMetrics, encoder: &mut DescriptorEncoder<'_>) -> Result<(
         ("vllm:generation_tokens", "Tokens that were sampled", m.generation_tokens),
         ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", m.prefix_cache_queries),
         ("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had", m.prefix_cache_hits),
-        ("vllm:spec_decode_num_drafts", "Steps of a sequence that computed guesses", m.spec_decode_num_drafts),
+        (
+            "vllm:spec_decode_num_drafts",
+            "Steps of a sequence that computed guesses",
+            m.spec_decode_num_drafts,
+        ),
         (
             "vllm:spec_decode_num_draft_tokens",
             "Tokens that were guessed and computed",

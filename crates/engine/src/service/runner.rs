@@ -262,7 +262,8 @@ impl Runner {
         let guesses: HashMap<SequenceId, usize> =
             plan.chunks.iter().filter(|c| c.guesses > 0).map(|chunk| (chunk.id, chunk.guesses)).collect();
         for (id, sampled) in sampled {
-            let (Some(&guessed), Some(continuation)) = (guesses.get(id), self.lives.continuations.get_mut(id))
+            let (Some(&guessed), Some(continuation)) =
+                (guesses.get(id), self.lives.continuations.get_mut(id))
             else {
                 continue;
             };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comm::Solo;
-use engine::{Engine, EngineOptions, Job, Rank, Request, Service, SubmitError};
+use engine::{Drafter, Engine, EngineOptions, Job, Rank, Request, Service, Speculation, SubmitError};
 use kernels::{CudaOptions, Device, Precision};
 use testkit::{Fixture, soft_gpu};
 
@@ -11,17 +11,15 @@ use crate::faults::Multiples;
 use crate::support::{Heard, alone, assert_clean, eventually, prompt, request, run, seeded, service_options};
 
 fn engine(fixture: &str, record_decode: bool) -> Arc<Engine> {
-    let options = CudaOptions { precision: Precision::Bf16, ..CudaOptions::default() };
-    let device = Device::cuda(&options).unwrap();
+    engine_with(fixture, EngineOptions { record_decode, ..EngineOptions::default() })
+}
+
+fn engine_with(fixture: &str, options: EngineOptions) -> Arc<Engine> {
+    let cuda = CudaOptions { precision: Precision::Bf16, ..CudaOptions::default() };
+    let device = Device::cuda(&cuda).unwrap();
     let checkpoint = Fixture::open(fixture).checkpoint();
     let model = models::load(&checkpoint, &device, Arc::new(Solo), &mut |_| {}).unwrap();
-    let options = EngineOptions {
-        record_decode,
-        context_len: Some(64),
-        max_sequences: 8,
-        state_snapshots: 4,
-        ..Default::default()
-    };
+    let options = EngineOptions { context_len: Some(64), max_sequences: 8, state_snapshots: 4, ..options };
     Engine::new(vec![Rank::solo(model, device)], &options).unwrap()
 }
 
@@ -71,6 +69,24 @@ fn a_cached_prefix_goes_on_from_its_snapshot() {
         }
     }
     assert_clean(&service);
+}
+
+#[test]
+fn guesses_are_made_and_checked_on_a_gpu() {
+    let _gpu = soft_gpu();
+    let reference = engine("deepseek_v3_mtp", true);
+    for drafter in [Drafter::Mtp, Drafter::Ngram] {
+        let speculation = Some(Speculation { drafter, num_tokens: 2 });
+        let guessing = engine_with("deepseek_v3_mtp", EngineOptions { speculation, ..Default::default() });
+        let service = service(&guessing);
+        let heard = run(&service, requests().into_iter().map(Job::new).collect());
+        for (heard, request) in heard.iter().zip(requests()) {
+            assert_eq!(heard.failed, None, "{drafter:?}");
+            assert_eq!(heard.sampled[0], alone(&reference, request), "{drafter:?}");
+        }
+        assert!(service.metrics().spec_decode_num_draft_tokens > 0, "{drafter:?}");
+        assert_clean(&service);
+    }
 }
 
 #[test]

@@ -55,8 +55,12 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => Just(End::Lose),
     ];
     let events = |most| prop::collection::vec(event(), 0..most);
-    (events(3), (0usize..4, 0usize..4), events(4), end)
-        .prop_map(|(before, guesses, meanwhile, end)| Turn { before, guesses, meanwhile, end })
+    (events(3), (0usize..4, 0usize..4), events(4), end).prop_map(|(before, guesses, meanwhile, end)| Turn {
+        before,
+        guesses,
+        meanwhile,
+        end,
+    })
 }
 
 /// Prompts that share prefixes of any length.

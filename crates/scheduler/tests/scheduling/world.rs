@@ -308,7 +308,8 @@ impl World {
                 let Some(job) = self.jobs.get_mut(&id.0) else { continue };
                 let repeats = !chunk.sample.is_empty() && !fresh.contains(id);
                 let right = tokens.get_mut(&id.0).map_or(0, |tokens| {
-                    let right = tokens.iter().zip(guesses).take_while(|(token, guess)| token == guess).count();
+                    let right =
+                        tokens.iter().zip(guesses).take_while(|(token, guess)| token == guess).count();
                     tokens.truncate(right + 1);
                     tokens.len() - 1
                 });

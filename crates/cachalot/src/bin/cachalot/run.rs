@@ -13,10 +13,10 @@ use crate::device_args::DeviceArgs;
 use crate::experts_arg::ExpertsArg;
 use crate::interrupt::{self, Interrupt};
 use crate::kv_dtype::KvDtype;
-use crate::speculate_arg::SpeculateArg;
 use crate::model_arg;
 use crate::printer::Printer;
 use crate::sampling_args::SamplingArgs;
+use crate::speculate_arg::SpeculateArg;
 
 const ABOUT_ARGUMENTS: &str = "\
 MODEL is a directory, a .gguf file or a hub id (org/name or org/name@revision). Without one the demo model inside the

@@ -24,7 +24,8 @@ impl FromStr for SpeculateArg {
             Some(count) => {
                 let most = cachalot::MAX_SPECULATIVE_TOKENS;
                 let number = count.parse().ok().filter(|number| (1..=most).contains(number));
-                number.ok_or_else(|| format!("expected 1 to {most} tokens after the colon, found {count:?}"))?
+                number
+                    .ok_or_else(|| format!("expected 1 to {most} tokens after the colon, found {count:?}"))?
             }
         };
         Ok(Self(Speculation { drafter, num_tokens }))
@@ -41,7 +42,9 @@ mod tests {
         let found = [parse("mtp"), parse("ngram"), parse("mtp:3")];
         let expected = [(Drafter::Mtp, 1), (Drafter::Ngram, 4), (Drafter::Mtp, 3)];
         assert_eq!(found, expected.map(|(drafter, num_tokens)| Ok(Speculation { drafter, num_tokens })));
-        for (text, word) in [("eagle", "mtp or ngram"), ("mtp:0", "1 to 16"), ("ngram:17", "1 to 16"), ("mtp:", "1 to 16")] {
+        for (text, word) in
+            [("eagle", "mtp or ngram"), ("mtp:0", "1 to 16"), ("ngram:17", "1 to 16"), ("mtp:", "1 to 16")]
+        {
             let error = parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
