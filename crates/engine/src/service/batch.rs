@@ -155,7 +155,7 @@ fn attempt(
         (id, count, rows.to_vec())
     });
     let hidden = hidden.collect();
-    let sampled = ids.into_iter().zip(sampled).collect();
+    let sampled: Vec<_> = ids.into_iter().zip(sampled).collect();
     let guesses = draft(engine, chunks, &sampled)?;
     Ok(Outcome { sampled, guesses, hidden, failed: Vec::new() })
 }
@@ -167,7 +167,7 @@ fn attempt(
 fn draft(
     engine: &Engine,
     chunks: &[Chunk],
-    sampled: &Vec<(SequenceId, Result<Vec<Sampled>, EngineError>)>,
+    sampled: &[(SequenceId, Result<Vec<Sampled>, EngineError>)],
 ) -> Result<Vec<(SequenceId, Vec<u32>)>, EngineError> {
     let Some(Speculation { drafter: Drafter::Mtp, num_tokens }) = engine.speculation() else {
         return Ok(Vec::new());
