@@ -3,6 +3,7 @@
 //! The server is the real one, over a socket and the demo model. Its engine drains from the start, so that a request
 //! that passes every check (and is encoded, and has its grammar compiled) is refused at the engine's door with a 503.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::mpsc;
 use std::thread;
@@ -52,10 +53,7 @@ impl Target for RequestTarget {
                 value.to_string().into_bytes()
             }
         };
-        let mut response =
-            self.agent.post(format!("{}{path}", self.servers[dialect])).send(&body[..]).unwrap();
-        let status = response.status().as_u16();
-        let answer: Value = response.body_mut().read_json().unwrap();
+        let (status, answer) = self.post(&format!("{}{path}", self.servers[dialect]), &body);
         let context = || format!("{path} {}: {status} {answer}", String::from_utf8_lossy(&body));
         let error = &answer["error"];
         match status {
@@ -72,6 +70,23 @@ impl Target for RequestTarget {
             assert!(error["param"].is_string(), "{}", context());
         }
         Ok(())
+    }
+}
+
+impl RequestTarget {
+    /// Status and body of the answer. A fuzzer's alarm clock interrupts system calls, and what was interrupted is asked
+    /// again.
+    fn post(&self, url: &str, body: &[u8]) -> (u16, Value) {
+        let ask = || {
+            let mut response = self.agent.post(url).send(body)?;
+            Ok((response.status().as_u16(), response.body_mut().read_json()?))
+        };
+        loop {
+            match ask() {
+                Err(ureq::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                answer => return answer.unwrap(),
+            }
+        }
     }
 }
 
