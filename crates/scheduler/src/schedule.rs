@@ -240,7 +240,9 @@ impl Scheduler {
         if self.options.prefix_cache && !sequence.prefill_only && self.blocks.pool.keeps_snapshots() {
             let (stop, is_worth_it) = sequence.stop(end, self.blocks.block_size());
             end = stop;
-            save = if is_worth_it { self.blocks.pool.lend_snapshot() } else { None };
+            // Behind a guess the state may be that of another text.
+            let saves = is_worth_it && guesses.is_empty();
+            save = if saves { self.blocks.pool.lend_snapshot() } else { None };
         }
         let restore = sequence.restore.take();
         let samples = sequence.samples_at(end);
