@@ -26,7 +26,7 @@ use models::{Batch, KvCache, LayerKv, Model, StepContext};
 use random_model::{awkward_v3, awkward_v32, random_model};
 use serde_json::{Value, json};
 use support::{Pool, Sequence, load_rank, prompt_logits};
-use testkit::{Random, assert_close};
+use testkit::{Fixture, Random, assert_close};
 
 const SHAPE: IndexShape = IndexShape { num_heads: 4, head_dim: 19, topk: 6 };
 const KV: LayerKv = LayerKv::SparseMla {
@@ -207,10 +207,12 @@ fn the_draft_layer_has_an_indexer_of_its_own() {
 
 /// Rows of attention and of the indexer that one new token behind `context - 1` others reads.
 fn reads_at(model: &dyn Model, context: usize) -> [u64; 2] {
-    const BLOCK_SIZE: usize = 16;
-    let blocks: Vec<u32> = (0..context.div_ceil(BLOCK_SIZE) as u32).collect();
-    let mut kv = KvCache::new(&Device::Cpu, model.kv_layout(), blocks.len(), BLOCK_SIZE, DType::F32).unwrap();
-    let mut paged = PagedBatch::new(&Device::Cpu, BLOCK_SIZE, &[(1, context, &blocks)]).unwrap();
+    let block_size = 16_usize.next_multiple_of(model.kv_layout().block_tokens());
+    let blocks: Vec<u32> = (0..context.div_ceil(block_size) as u32).collect();
+    let kv = KvCache::new(&Device::Cpu, model.kv_layout(), blocks.len(), block_size, DType::F32).unwrap();
+    let mut kv = kv.with_state_slots(1).unwrap();
+    let paged = PagedBatch::new(&Device::Cpu, block_size, &[(1, context, &blocks)]).unwrap();
+    let mut paged = paged.with_state_slots(&[0]).unwrap();
     let reads = Arc::new(CacheReads::default());
     paged.reads = Some(reads.clone());
     let batch = Batch::new(&[7], &[context as u32 - 1], paged).unwrap();
@@ -237,4 +239,29 @@ fn attention_costs_what_is_selected_whatever_the_context() {
         assert_eq!(index, if context > TOPK { layers * context as u64 } else { 0 });
         assert_eq!(dense_attention, layers * context as u64);
     }
+}
+
+/// V4: a window, what the indexer selects, and a row for 128 tokens in the layers that see all of them. The index keys
+/// are one for 4 tokens.
+#[test]
+fn v4_costs_its_window_and_what_is_selected() {
+    let model = support::load(&Fixture::open("deepseek_v4"));
+    let layers: Vec<_> = model.kv_layout().layers.clone();
+    for context in [1 << 10, 4 << 10, 16 << 10, 64 << 10] {
+        let [attention, index] = reads_at(&*model, context);
+        let (mut rows, mut keys) = (0, 0);
+        for layer in &layers {
+            let LayerKv::Window { sliding_window, ratio, index_head_dim, .. } = *layer else { panic!() };
+            rows += sliding_window;
+            match (ratio, index_head_dim) {
+                (0, _) => {}
+                (ratio, Some(_)) => (rows, keys) = (rows + 6, keys + context / ratio),
+                (ratio, None) => rows += context / ratio,
+            }
+        }
+        println!("context {context}: {attention} rows of attention, {index} index keys");
+        assert_eq!((attention, index), (rows as u64, keys as u64));
+    }
+    let growth = |context| reads_at(&*model, context)[0] - reads_at(&*model, 1 << 10)[0];
+    assert_eq!(growth(64 << 10), 63 * 1024 / 128, "only the layer that compresses 128 tokens grows");
 }

@@ -160,8 +160,9 @@ impl Gathered {
     }
 }
 
-/// Writes the attention of every query head to `out` `[T, heads, dim]`.
-pub fn window_attention(level: Level, args: &WindowAttention<'_>, out: &mut [f32]) {
+/// Writes the attention of every query head to `out` `[T, heads, dim]`. Returns the rows that were read, each query's counted
+/// by itself.
+pub fn window_attention(level: Level, args: &WindowAttention<'_>, out: &mut [f32]) -> usize {
     let (rows, seen) = args.gather();
     let query = |(t, list): (usize, &'_ Vec<u32>)| (t..t + 1, list.len());
     let queries = seen.iter().enumerate().map(query).zip(&seen);
@@ -182,4 +183,5 @@ pub fn window_attention(level: Level, args: &WindowAttention<'_>, out: &mut [f32
         sinks: Some(args.sinks),
     };
     paged_attention(level, &attention, out);
+    attention.rows_read()
 }

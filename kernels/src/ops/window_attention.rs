@@ -83,7 +83,8 @@ pub fn window_attention(
         KernelError::value(OP, "indices", format!("entries below {visible}"), found)
     })?;
     let mut out = Tensor::output(&ring.device(), DType::F32, &[tokens, heads, dim])?;
-    cpu::window_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
+    let read = cpu::window_attention(Level::detect(), &args, out.f32s_mut(OP, "out")?);
+    batch.count_attention(read);
     Ok(out)
 }
 
