@@ -50,8 +50,10 @@ fn greedy_tokens_are_exact() {
             let mut pool = Pool::for_tokens(&*model, prompt.len() + expected.len(), block_size);
             let (tokens, logits) = decode(&*model, &prompt, expected.len(), &mut pool, chunk);
             assert_eq!(tokens, expected, "{what}");
-            let diff = assert_close(&what, &logits, &golden.f32s("greedy.logits"), vocab, 1e-3);
-            println!("{what}: {diff:.1e}");
+            if golden.contains("greedy.logits") {
+                let diff = assert_close(&what, &logits, &golden.f32s("greedy.logits"), vocab, 1e-3);
+                println!("{what}: {diff:.1e}");
+            }
         }
     }
 }

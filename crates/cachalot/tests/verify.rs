@@ -314,7 +314,7 @@ fn malformed_goldens_name_the_key() {
 
 #[test]
 fn a_golden_file_without_anything_to_compare_does_not_pass() {
-    let copy = Copy::of("deepseek_llm");
+    let copy = Copy::of("qwen2_distill");
     copy.edit_golden(|golden| golden.retain(|key, _| key == "p7.ids"));
     assert_eq!(copy.report().outcome(), Outcome::Fail);
     copy.edit_golden(BTreeMap::clear);
@@ -327,7 +327,7 @@ fn a_golden_file_without_anything_to_compare_does_not_pass() {
 
 #[test]
 fn tolerances_can_be_replaced() {
-    let copy = Copy::of("deepseek_llm");
+    let copy = Copy::of("qwen2_distill");
     copy.edit_golden(|golden| nudge(golden.get_mut("p7.logits").unwrap(), 0, 0.5));
     let outcome = |all, by_key: &[&str]| {
         let by_key: Vec<KeyTolerance> = by_key.iter().map(|text| text.parse().unwrap()).collect();

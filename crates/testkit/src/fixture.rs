@@ -10,9 +10,8 @@ use safetensors::{Dtype, SafeTensors, serialize_to_file};
 use tempfile::TempDir;
 
 /// Every fixture, one per family and storage form.
-pub const FIXTURES: [&str; 16] = [
+pub const FIXTURES: [&str; 15] = [
     "deepseek_coder_linear",
-    "deepseek_llm",
     "deepseek_moe_v1",
     "deepseek_v2",
     "deepseek_v2_lite",
@@ -136,6 +135,12 @@ impl Golden {
     /// Whether the reference recorded `key`.
     pub fn contains(&self, key: &str) -> bool {
         self.parse().tensor(key).is_ok()
+    }
+
+    /// Lengths of the prompts that have logits, of those that the README names.
+    pub fn prompt_lengths(&self) -> Vec<usize> {
+        let parsed = self.parse();
+        [1, 7, 33, 130].into_iter().filter(|n| parsed.tensor(&format!("p{n}.logits")).is_ok()).collect()
     }
 
     /// Keys that start with `prefix`, sorted.
