@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use checkpoint::Checkpoint;
 use comm::{Communicator, Threads};
 use engine::{
     Drafter, Engine, EngineError, EngineOptions, Job, Rank, Request, Sampled, SamplingParams, Service,
@@ -14,14 +15,24 @@ use crate::support::{
     Heard, PATIENCE, alone, assert_clean, options, prompt, request, run, seeded, service, service_options,
 };
 
+#[path = "../../../../models/tests/support/random_model.rs"]
+mod random_model;
+
 const WITH_MTP: &str = "deepseek_v3_mtp";
 
 /// Engines that nobody spoils: a guess may be any token, those that nothing samples included.
 fn ranks(fixture: &str, size: usize, options: &EngineOptions) -> Result<Arc<Engine>, EngineError> {
-    let checkpoint = Fixture::open(fixture).checkpoint();
+    ranks_of(&Fixture::open(fixture).checkpoint(), size, options)
+}
+
+fn ranks_of(
+    checkpoint: &Checkpoint,
+    size: usize,
+    options: &EngineOptions,
+) -> Result<Arc<Engine>, EngineError> {
     let rank = |threads: Threads| {
         let comm: Arc<dyn Communicator> = Arc::new(threads);
-        let model = models::load(&checkpoint, &Device::Cpu, Arc::clone(&comm), &mut |_| {}).unwrap();
+        let model = models::load(checkpoint, &Device::Cpu, Arc::clone(&comm), &mut |_| {}).unwrap();
         Rank { model, device: Device::Cpu, comm }
     };
     Engine::new(Threads::group(size, PATIENCE).into_iter().map(rank).collect(), options)
@@ -102,6 +113,27 @@ fn a_batch_gives_what_it_gives_without_guesses() {
                 assert!(accepted > 0, "{options:?}: none of {guessed} guesses was right");
             }
         }
+    }
+}
+
+/// V3.2: the draft layer has an indexer and index keys of its own.
+#[test]
+fn sparse_attention_guesses_too() {
+    let (_dir, checkpoint) = random_model::random_model(&random_model::awkward_v32(), 7).open();
+    let engine = |options: &EngineOptions| ranks_of(&checkpoint, 1, options).unwrap();
+    let reference = engine(&options());
+    let greedy: Vec<Request> = (0..16)
+        .map(|i| {
+            let prompt = prompt(i % 3, 1 + i * 13 % 40).into_iter().map(|token| token % 101).collect();
+            let max_tokens = Some(1 + (i * 17 % 40) as usize);
+            Request { sampling: SamplingParams::greedy(), max_tokens, ..Request::new(prompt) }
+        })
+        .collect();
+    for options in all() {
+        let guessing = engine(&options);
+        let (guessed, _) = check(&service(&guessing), &reference, &greedy);
+        assert!(guessed > 50, "{options:?}: {guessed} guesses");
+        assert_eq!(alone(&guessing, greedy[15].clone()), alone(&reference, greedy[15].clone()));
     }
 }
 
