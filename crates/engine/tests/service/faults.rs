@@ -38,7 +38,7 @@ impl Constraint for Multiples {
 
 /// Forces these tokens, one after the other; then it behaves as `after` says.
 #[derive(Clone)]
-struct Script {
+pub(crate) struct Script {
     tokens: Vec<u32>,
     at: usize,
     after: After,
@@ -46,7 +46,7 @@ struct Script {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum After {
+pub(crate) enum After {
     Anything,
     Nothing,
     Refuse,
@@ -54,7 +54,7 @@ enum After {
 }
 
 impl Script {
-    fn boxed(tokens: &[u32], after: After) -> Box<dyn Constraint> {
+    pub(crate) fn boxed(tokens: &[u32], after: After) -> Box<dyn Constraint> {
         Box::new(Self { tokens: tokens.to_vec(), at: 0, after, words: Vec::new() })
     }
 }

@@ -11,6 +11,7 @@ use engine::{
 use kernels::Device;
 use testkit::Fixture;
 
+use crate::faults::{After, Script};
 use crate::support::{
     Heard, PATIENCE, alone, assert_clean, options, prompt, request, run, seeded, service, service_options,
 };
@@ -174,6 +175,20 @@ fn siblings_and_ranks_too() {
             assert_eq!(heard.sampled[index], single, "sibling {index}");
         }
         assert_clean(&service);
+    }
+}
+
+/// What a constraint allows behind a guess is not known yet, so nothing is guessed under one.
+#[test]
+fn a_constraint_goes_token_by_token() {
+    for options in all() {
+        let service = service(&engine(WITH_MTP, &options));
+        let script = [7, 9, 31, 7, 9, 31, 7, 9, 31, 7, 9, 31];
+        let constraint = Some(Script::boxed(&script, After::Anything));
+        let jobs = vec![Job { constraint, ..Job::new(request(prompt(0, 10), 12)) }];
+        let heard = run(&service, jobs).remove(0);
+        assert_eq!((heard.failed.clone(), heard.tokens(0)), (None, script.to_vec()));
+        assert_eq!(service.metrics().spec_decode_num_drafts, 0);
     }
 }
 
