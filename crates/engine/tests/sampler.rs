@@ -358,3 +358,39 @@ proptest! {
         }
     }
 }
+
+/// Guesses decide how many tokens a step gives; the tokens are those of single steps and have the logits' distribution.
+#[test]
+fn guessed_tokens_have_the_distribution_of_the_logits() {
+    let expected = normalised(&[8.0, 4.0, 2.0, 1.0, 1.0]);
+    let row = logits_of(&expected);
+    let logits = Tensor::from_f32(&Device::Cpu, &[3, 5], &row.repeat(3)).unwrap();
+    let (mut guessing, mut plain) = (sampler(SamplingParams::default()), sampler(SamplingParams::default()));
+    let (mut counts, mut total, mut steps) = (BTreeMap::new(), 0, 0);
+    while total < DRAWS {
+        let sampled = guessing.choose_after(&logits, &[0, 0]).unwrap();
+        for Sampled { token, .. } in &sampled {
+            assert_eq!(plain.sample(&mut row.clone()).unwrap().token, *token, "token {total}");
+            *counts.entry(*token).or_insert(0) += 1;
+            total += 1;
+        }
+        steps += 1;
+    }
+    assert_chi_square(&counts, &expected);
+    // Every other guess is right, and a second one is looked at only then.
+    let tokens_per_step = f64::from(total as u32) / f64::from(steps);
+    assert!((tokens_per_step - 1.75).abs() < 0.03, "{tokens_per_step}");
+}
+
+#[test]
+fn penalties_count_what_was_guessed() {
+    let params = SamplingParams { frequency_penalty: 0.5, ..SamplingParams::greedy() };
+    let row = [1.0, 0.8, 0.0];
+    let logits = |rows: usize| Tensor::from_f32(&Device::Cpu, &[rows, 3], &row.repeat(rows)).unwrap();
+    let mut plain = sampler(params.clone());
+    let expected: Vec<u32> = (0..4).map(|_| plain.choose(&logits(1)).unwrap().token).collect();
+    assert_eq!(expected, [0, 1, 0, 1]);
+    let sampled = sampler(params).choose_after(&logits(4), &expected[..3]).unwrap();
+    let found: Vec<u32> = sampled.iter().map(|sampled| sampled.token).collect();
+    assert_eq!(found, expected);
+}

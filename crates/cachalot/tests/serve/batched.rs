@@ -2,8 +2,8 @@
 
 use std::thread;
 
-use cachalot::LoadOptions;
 use cachalot::serve::ServiceOptions;
+use cachalot::{Drafter, LoadOptions, Speculation};
 use serde_json::{Value, json};
 
 use crate::support::{TestServer, chat, options, with};
@@ -42,8 +42,12 @@ fn ask(server: &TestServer, i: usize) -> Said {
 }
 
 fn all_at_once(server: &TestServer) -> Vec<Said> {
+    at_once(server, REQUESTS)
+}
+
+fn at_once(server: &TestServer, count: usize) -> Vec<Said> {
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..REQUESTS).map(|i| scope.spawn(move || ask(server, i))).collect();
+        let clients: Vec<_> = (0..count).map(|i| scope.spawn(move || ask(server, i))).collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     })
 }
@@ -102,4 +106,21 @@ fn a_long_shared_prefix_is_computed_once() {
     assert!(hit >= 1800 && miss <= prompt / 10 && hit + miss == prompt, "{prompt} tokens, {hit} cached");
     // Both prompts were looked up, and what the engine counts is what the client was told.
     assert_eq!(server.metric("vllm:prefix_cache_hits_total"), hit as f64);
+}
+
+/// What one asks for alone and unguessed, sixteen get at once from steps that guess; the counters say how well.
+#[test]
+fn guesses_change_no_answer() {
+    let lone = server(false, 320, 8);
+    let expected: Vec<Said> = (0..16).map(|i| ask(&lone, i)).collect();
+    assert_eq!(lone.metric("vllm:spec_decode_num_drafts_total"), 0.0);
+    let speculation = Some(Speculation { drafter: Drafter::Mtp, num_tokens: 1 });
+    let load =
+        LoadOptions { context_len: Some(320), max_sequences: 16, speculation, ..LoadOptions::default() };
+    let guessing = TestServer::loaded(load, options(), ServiceOptions::default());
+    assert_eq!(at_once(&guessing, 16), expected);
+    let [drafts, guessed, right] = ["drafts", "draft_tokens", "accepted_tokens"]
+        .map(|what| guessing.metric(&format!("vllm:spec_decode_num_{what}_total")));
+    assert!(drafts > 100.0 && guessed == drafts, "{guessed} guesses in {drafts} drafts");
+    assert!(right > 0.4 * guessed && right < guessed, "{right} of {guessed} guesses were right");
 }

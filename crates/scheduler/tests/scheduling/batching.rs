@@ -360,4 +360,18 @@ fn guesses_take_nothing_from_others() {
         world.finish_complete();
     }
     assert_eq!(world.preempted, 0);
+
+    // The older one could take the block that the other will need in the same step.
+    let mut world = World::new(5, 2, options(2, 16, false));
+    world.add(0, 0, &[0], 9, 1);
+    world.add(1, 0, &[1], 4, 1);
+    while world.jobs.len() == 2 {
+        world.guess(4, 0);
+        let plan = world.schedule();
+        assert_eq!(plan.chunks.len(), 2);
+        let sampled = world.run(&plan);
+        world.commit(plan, &sampled);
+        world.finish_complete();
+    }
+    assert_eq!(world.preempted, 0);
 }
