@@ -1,8 +1,8 @@
 //! The step loop of cachalot.
 //!
 //! An [`Engine`] owns a model, its KV pool and the block books. A [`Request`] becomes a [`Generation`], which is
-//! stepped: prefill in chunks, then one token at a time, each step being batch, forward, sample, commit. The engine
-//! speaks token ids only; what they spell is somebody else's concern.
+//! stepped: prefill in chunks, then one token at a time and what is guessed behind it ([`Speculation`]), each step being
+//! batch, forward, sample, commit. The engine speaks token ids only; what they spell is somebody else's concern.
 //!
 //! The model may be split over several ranks, each with its part of the weights and of the cache; a step is then the
 //! same function on all of them, and everything above a step does not notice.
