@@ -1,7 +1,7 @@
 // Compressed cache entries: a softmax per channel over a window's tokens, norm and rope. One block per token of the step;
 // only the last token of a window has anything to do.
-#include "cache_row.cuh"
 #include "reduce.cuh"
+#include "row_writer.cuh"
 #include "sequence_state.cuh"
 
 namespace cachalot::compressor {
@@ -10,6 +10,7 @@ namespace cachalot::compressor {
 struct Sizes {
     uint32_t ratio, ring_rows, rows_per_block;
     uint32_t dim, channels, half_rope;  // D; C, which is D or 2 D; R / 2
+    uint32_t row_bytes;                 // of the cache
     float eps;
 };
 
@@ -19,15 +20,15 @@ struct Inputs {
     const float *cosines, *sines;   // [T, R / 2]
 };
 
-template <class T>
-__device__ __forceinline__ void compress(T* cache, const Inputs& in, const state::Lists& lists, const state::StepSizes& step, const Sizes& s) {
+template <class Row>
+__device__ __forceinline__ void compress(uint8_t* cache, const Inputs& in, const state::Lists& lists, const state::StepSizes& step, const Sizes& s) {
     SIMT_DYNAMIC_SHARED(float, entry);
     __shared__ float part[32];
     const state::Token token = state::find_token(lists, step, blockIdx.x);
     if (token.slot == state::kNone || (token.position + 1) % s.ratio) return;
     const uint32_t window = token.position / s.ratio, own = window * s.ratio;
-    const uint32_t row = state::entry_row(lists, step, token, window, s.rows_per_block);
-    if (row == state::kNone) return;
+    const uint32_t place = state::entry_row(lists, step, token, window, s.rows_per_block);
+    if (place == state::kNone) return;
     // The window before comes first, and of its tokens the first half of the channels; the first window has none.
     const bool overlaps = s.channels > s.dim;
     const uint32_t before = overlaps && window ? own - s.ratio : own;
@@ -47,31 +48,31 @@ __device__ __forceinline__ void compress(T* cache, const Inputs& in, const state
         squares += entry[c] * entry[c];
     }
     const float scale = 1.0f / sqrtf(block_sum(squares, part) / float(s.dim) + s.eps);
-    const uint32_t nope = s.dim - 2 * s.half_rope;
-    T* out = cache + size_t(row) * s.dim;
-    const auto normed = [&](uint32_t i) { return entry[i] * scale * simt::load(in.norm + i); };
-    for (uint32_t i = threadIdx.x; i < nope; i += blockDim.x) cache_row::put(out, i, normed(i));
-    for (uint32_t j = threadIdx.x; j < s.half_rope; j += blockDim.x) {
-        const size_t angle = size_t(blockIdx.x) * s.half_rope + j;
-        const float even = normed(nope + 2 * j), odd = normed(nope + 2 * j + 1);
-        const float cosine = simt::load(in.cosines + angle), sine = simt::load(in.sines + angle);
-        cache_row::put(out, nope + 2 * j, even * cosine - odd * sine);
-        cache_row::put(out, nope + 2 * j + 1, odd * cosine + even * sine);
-    }
+    const int nope = s.dim - 2 * s.half_rope;
+    const size_t angles = size_t(blockIdx.x) * s.half_rope;
+    const Row row(cache + size_t(place) * s.row_bytes, nope, entry);
+    const auto normed = [&](int i) { return entry[i] * scale * simt::load(in.norm + i); };
+    row_writer::put_channels(row, nope, normed);
+    row_writer::put_rotated(row, s.half_rope, in.cosines + angles, in.sines + angles, [&](int c) { return normed(nope + c); });
+    row.finish(s.dim);
 }
 
 }  // namespace cachalot::compressor
 
-#define COMPRESS(name, T)                                                                                                    \
+#define COMPRESS(name, Row)                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256)                                                                        \
-        name(T* cache, const float* projected, const float* ring, const float* ape, const float* norm, const float* cosines,  \
-             const float* sines, const uint32_t* query_start, const uint32_t* context_lens, const uint32_t* block_tables,     \
-             const uint32_t* state_slots, cachalot::Fault* fault, cachalot::state::StepSizes step,                            \
-             cachalot::compressor::Sizes sizes) {                                                                             \
-        cachalot::compressor::compress(cache, {projected, ring, ape, norm, cosines, sines},                                   \
-                                       {query_start, context_lens, block_tables, state_slots, fault}, step, sizes);           \
+        name(uint8_t* cache, const float* projected, const float* ring, const float* ape, const float* norm,                  \
+             const float* cosines, const float* sines, const uint32_t* query_start, const uint32_t* context_lens,             \
+             const uint32_t* block_tables, const uint32_t* state_slots, cachalot::Fault* fault,                               \
+             cachalot::state::StepSizes step, cachalot::compressor::Sizes sizes) {                                            \
+        cachalot::compressor::compress<cachalot::row_writer::Row>(                                                            \
+            cache, {projected, ring, ape, norm, cosines, sines},                                                              \
+            {query_start, context_lens, block_tables, state_slots, fault}, step, sizes);                                      \
     }                                                                                                                         \
     SIMT_EXPORT(name)
 
-COMPRESS(compress_f32, float)
-COMPRESS(compress_bf16, __nv_bfloat16)
+COMPRESS(compress_f32, PlainRow<float>)
+COMPRESS(compress_bf16, PlainRow<__nv_bfloat16>)
+COMPRESS(compress_fp8, SharedKvRow)
+COMPRESS(compress_fp8_key, KeyRow<cachalot::index_vector::put_fp8_key>)
+COMPRESS(compress_fp4_key, KeyRow<cachalot::index_vector::put_fp4_key>)

@@ -5,7 +5,10 @@
 // all depths stay in shared memory while the keys pass by in panels. index_select finds the smallest chosen score digit
 // by digit with histograms, as sampling does, and writes the places in order. Lists and lengths are the device's alone: a
 // token with no more keys than its list has room for is not scored at all.
+#include <type_traits>
+
 #include "element.cuh"
+#include "index_vector.cuh"
 #include "operand_tile.cuh"
 #include "paged_attention.cuh"
 
@@ -24,7 +27,7 @@ static_assert(kBins == 2 * kSelectThreads, "two bins per thread");
 struct Sizes {
     uint32_t tokens, sequences;                // T, B
     uint32_t blocks, block_size, table_width;  // tokens of a block
-    uint32_t rows_per_block;                   // keys of a block
+    uint32_t rows_per_block, row_bytes;        // keys of a block, bytes of a key
     uint32_t heads, dim, topk;
     uint32_t first_token, score_stride;        // scores [.., score_stride] begin with this token of the step
     float scale;
@@ -60,6 +63,56 @@ __device__ __forceinline__ uint32_t find_row(const attention::Args& a, const Siz
     return block * s.rows_per_block + key % s.rows_per_block;
 }
 
+/// A key in FP4, whose columns do not start at bytes.
+struct Fp4Key {
+    uint8_t pair;
+};
+
+/// The factor of eight neighbours.
+__device__ __forceinline__ float fp4_factor(const Fp4Key* row, uint32_t column, uint32_t columns) {
+    const auto* scales = reinterpret_cast<const uint8_t*>(row) + index_vector::fp4_scales_at(columns);
+    return index_vector::e8m0_to_float(simt::load(scales + column / index_vector::kFp4Group));
+}
+
+/// One column of a row.
+template <class T>
+__device__ __forceinline__ float load_one(const T* row, uint32_t column, uint32_t columns) {
+    if constexpr (std::is_same_v<T, Fp4Key>) {
+        const uint8_t pair = simt::load(reinterpret_cast<const uint8_t*>(row) + column / 2);
+        return simt::fp4_e2m1_to_float(pair >> column % 2 * 4) * fp4_factor(row, column, columns);
+    } else {
+        return to_float(simt::load(row + column));
+    }
+}
+
+/// Eight neighbours; packed keys start at multiples of four bytes only.
+template <class T>
+__device__ __forceinline__ Run<float, 8> load_eight(const T* row, uint32_t column, uint32_t columns) {
+    const T* from = row + column;
+    if constexpr (std::is_same_v<T, Fp4Key>) {
+        const uint32_t codes = simt::load(reinterpret_cast<const uint32_t*>(row) + column / 8);
+        const float scale = fp4_factor(row, column, columns);
+        Run<float, 8> run;
+#pragma unroll
+        for (int i = 0; i < 8; i++) run.value[i] = simt::fp4_e2m1_to_float(codes >> i * 4) * scale;
+        return run;
+    } else if constexpr (std::is_same_v<T, Fp8>) {
+        const Run<float, 4> low = load_run<4>(from), high = load_run<4>(from + 4);
+        return {{low.value[0], low.value[1], low.value[2], low.value[3], high.value[0], high.value[1], high.value[2], high.value[3]}};
+    } else {
+        return load_run<8>(from);
+    }
+}
+
+/// What the scores of a key, whose elements are multiplied as they are stored, have to be multiplied by.
+template <class Key>
+__device__ __forceinline__ float key_scale(const uint8_t* row, uint32_t dim) {
+    if constexpr (std::is_same_v<Key, Fp8>)
+        return simt::load(reinterpret_cast<const float*>(row + index_vector::scale_at(dim)));
+    else
+        return 1.0f;
+}
+
 /// A panel of `Rows` rows, from column `first` on; `row_of(r)` is the row's start, or null for a row of zeros.
 template <int Rows, class Operand, class RowOf>
 __device__ __forceinline__ void stage(Operand* tile, uint32_t first, uint32_t columns, RowOf row_of) {
@@ -69,11 +122,11 @@ __device__ __forceinline__ void stage(Operand* tile, uint32_t first, uint32_t co
         const auto* from = row_of(row);
         Run<float, 8> values = {};
         if (from && columns % 8 == 0) {
-            if (column < columns) values = load_run<8>(from + column);
+            if (column < columns) values = load_eight(from, column, columns);
         } else if (from) {
 #pragma unroll
             for (int e = 0; e < 8; e++)
-                if (column + e < columns) values.value[e] = to_float(simt::load(from + column + e));
+                if (column + e < columns) values.value[e] = load_one(from, column + e, columns);
         }
         store_run(tile + OperandTile<kDepth>::offset(row, run), values);
     }
@@ -98,7 +151,7 @@ __device__ __forceinline__ void weigh(float (&sums)[2][2], const float (&acc)[kH
 
 /// Scores of token first_token + blockIdx.x for the keys of span blockIdx.y.
 template <class Key, class Operand>
-__device__ __forceinline__ void score(const attention::Args& a, const float* q, const float* weights, const Key* keys, float* scores,
+__device__ __forceinline__ void score(const attention::Args& a, const float* q, const float* weights, const uint8_t* keys, float* scores,
                                       const Sizes& s) {
     SIMT_DYNAMIC_SHARED(unsigned char, memory);
     __shared__ float head_weights[kHeads];
@@ -124,7 +177,7 @@ __device__ __forceinline__ void score(const attention::Args& a, const float* q, 
             if (uint32_t(tile * kKeys) >= count) break;
             const auto key_row = [&](int r) {
                 const uint32_t row = rows[tile * kKeys + r];
-                return row == kNoRow ? nullptr : keys + size_t(row) * s.dim;
+                return row == kNoRow ? nullptr : reinterpret_cast<const Key*>(keys + size_t(row) * s.row_bytes);
             };
             float acc[kHeads / 16][2][4] = {};
             for (uint32_t panel = 0; panel < panels; panel++) {
@@ -146,7 +199,9 @@ __device__ __forceinline__ void score(const attention::Args& a, const float* q, 
 #pragma unroll
                 for (int step = 4; step < 32; step *= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
                 const uint32_t key = tile * kKeys + warp * 16 + j * 8 + lane % 4 * 2 + e;
-                if (lane < 4 && key < count) simt::store(scores + size_t(blockIdx.x) * s.score_stride + first_key + key, sum * s.scale);
+                if (lane >= 4 || key >= count) continue;
+                if (rows[key] != kNoRow) sum *= key_scale<Key>(keys + size_t(rows[key]) * s.row_bytes, s.dim);
+                simt::store(scores + size_t(blockIdx.x) * s.score_stride + first_key + key, sum * s.scale);
             }
 }
 
@@ -254,11 +309,11 @@ __device__ __forceinline__ void select(const attention::Args& a, const float* sc
 
 }  // namespace cachalot::indexer
 
-// q [T, heads, dim], weights [T, heads], keys [blocks, rows_per_block, dim]; scores [rows, score_stride]. Four blocks are
+// q [T, heads, dim], weights [T, heads], keys [blocks, rows_per_block] of row_bytes; scores [rows, score_stride]. Four blocks are
 // asked for because nvcc aims at six on its own, and spills.
 #define INDEX_SCORES(name, Key, Operand)                                                                                      \
     extern "C" __global__ void __launch_bounds__(128, 4)                                                                     \
-        name(const float* __restrict__ q, const float* __restrict__ weights, const Key* __restrict__ keys,                    \
+        name(const float* __restrict__ q, const float* __restrict__ weights, const uint8_t* __restrict__ keys,                \
              const uint32_t* query_start, const uint32_t* context_lens, const uint32_t* block_tables, float* scores,          \
              cachalot::Fault* fault, cachalot::indexer::Sizes sizes) {                                                        \
         const auto a = cachalot::indexer::paging(query_start, context_lens, block_tables, fault, sizes);                      \
@@ -271,6 +326,10 @@ INDEX_SCORES(index_scores_f32_f32, float, float)
 INDEX_SCORES(index_scores_bf16_f32, __nv_bfloat16, float)
 INDEX_SCORES(index_scores_f32_bf16, float, __nv_bfloat16)
 INDEX_SCORES(index_scores_bf16_bf16, __nv_bfloat16, __nv_bfloat16)
+INDEX_SCORES(index_scores_fp8_f32, cachalot::Fp8, float)
+INDEX_SCORES(index_scores_fp8_bf16, cachalot::Fp8, __nv_bfloat16)
+INDEX_SCORES(index_scores_fp4_f32, cachalot::indexer::Fp4Key, float)
+INDEX_SCORES(index_scores_fp4_bf16, cachalot::indexer::Fp4Key, __nv_bfloat16)
 
 // scores as above, lists [T, topk].
 extern "C" __global__ void __launch_bounds__(1024)

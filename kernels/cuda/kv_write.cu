@@ -2,13 +2,15 @@
 // of a step never name the same slot.
 #include "cache_row.cuh"
 #include "fault.cuh"
+#include "index_vector.cuh"
 #include "reduce.cuh"
+#include "row_writer.cuh"
 #include "simt/device.h"
 
 namespace cachalot::kv_write {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kEach = cache_row::kScaleGroup / 32;  // channels of a scale group that a lane has
+constexpr int kMaxPackedKey = 1024;  // channels
 
 /// kernels/src/cuda/kv_write.rs has the same structs.
 struct MlaSizes {
@@ -25,14 +27,9 @@ struct GqaSizes {
 
 struct IndexSizes {
     uint32_t dim, half_rope;
-    uint32_t rows;
+    uint32_t rows, row_bytes;  // of the cache
     float eps;
 };
-
-__device__ __forceinline__ float warp_max(float value) {
-    for (int step = 16; step > 0; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
-    return value;
-}
 
 /// 1 / sqrt(mean of squares + eps) of `count` values, the same in every thread.
 __device__ __forceinline__ float inverse_rms(const float* x, int count, float eps) {
@@ -50,64 +47,19 @@ __device__ __forceinline__ float2 rotate(float even, float odd, float cosine, fl
     return {even * cosine - odd * sine, odd * cosine + even * sine};
 }
 
-/// A row of plain elements.
-template <class T>
-struct PlainRow {
-    T* row;
-    __device__ __forceinline__ PlainRow(uint8_t* bytes, int) : row(reinterpret_cast<T*>(bytes)) {}
-    __device__ __forceinline__ void put_group(int first, int count, const float (&values)[kEach]) const {
-        for (int i = 0; i < kEach; i++)
-            if (int at = i * 32 + int(simt::lane_id()); at < count) cache_row::put(row, first + at, values[i]);
-    }
-    __device__ __forceinline__ void put_rope(int latent, int c, float value) const { cache_row::put(row, latent + c, value); }
-};
-
-/// A packed row: every 128 channels divided by their largest magnitude / 448.
-struct Fp8Row {
-    uint8_t* row;
-    int latent;
-    __device__ __forceinline__ Fp8Row(uint8_t* bytes, int latent) : row(bytes), latent(latent) {}
-    __device__ __forceinline__ void put_group(int first, int count, const float (&values)[kEach]) const {
-        float most = 0.0f;
-        for (int i = 0; i < kEach; i++)
-            if (i * 32 + int(simt::lane_id()) < count) most = fmaxf(most, fabsf(values[i]));
-        float scale = warp_max(most) / cache_row::kFp8Max;
-        if (scale == 0.0f) scale = 1.0f;
-        for (int i = 0; i < kEach; i++)
-            if (int at = i * 32 + int(simt::lane_id()); at < count)
-                simt::store(row + first + at, cache_row::float_to_fp8_e4m3(values[i] / scale));
-        if (simt::lane_id() == 0)
-            simt::store(reinterpret_cast<float*>(row + cache_row::fp8_scales_at(latent)) + first / cache_row::kScaleGroup, scale);
-    }
-    __device__ __forceinline__ void put_rope(int, int c, float value) const {
-        cache_row::put(reinterpret_cast<__nv_bfloat16*>(row + cache_row::fp8_rope_at(latent)), c, value);
-    }
-};
-
 /// cache[slots[t]] = [rms_norm(latent) | rope(k_rope)] for kv_a [T, C + R], cos and sin [T, R / 2].
 template <class Row>
 __device__ __forceinline__ void mla(uint8_t* cache, const float* kv_a, const float* weight, const float* cosines, const float* sines,
                                     const uint32_t* slots, Fault* fault, const MlaSizes& s) {
     const uint32_t slot = simt::load(slots + blockIdx.x);
     if (!index_in_range(fault, kSlot, slot, s.rows)) return;
-    const int latent = s.latent, half = s.half_rope, lane = simt::lane_id();
+    const int latent = s.latent, half = s.half_rope;
     const float* x = kv_a + size_t(blockIdx.x) * (latent + 2 * half);
     const Row row(cache + size_t(slot) * s.row_bytes, latent);
     const float scale = inverse_rms(x, latent, s.eps);
-    for (int first = threadIdx.x / 32 * cache_row::kScaleGroup; first < latent; first += kWarps * cache_row::kScaleGroup) {
-        const int count = min(latent - first, cache_row::kScaleGroup);
-        float values[kEach];
-        for (int i = 0; i < kEach; i++)
-            if (int at = i * 32 + lane; at < count) values[i] = simt::load(x + first + at) * scale * simt::load(weight + first + at);
-        row.put_group(first, count, values);
-    }
-    for (int j = threadIdx.x; j < half; j += kThreads) {
-        const size_t angle = size_t(blockIdx.x) * half + j;
-        float2 pair = rotate(simt::load(x + latent + 2 * j), simt::load(x + latent + 2 * j + 1), simt::load(cosines + angle),
-                             simt::load(sines + angle));
-        row.put_rope(latent, 2 * j, pair.x);
-        row.put_rope(latent, 2 * j + 1, pair.y);
-    }
+    row_writer::put_channels(row, latent, [&](int c) { return simt::load(x + c) * scale * simt::load(weight + c); });
+    const size_t angles = size_t(blockIdx.x) * half;
+    row_writer::put_rotated(row, half, cosines + angles, sines + angles, [&](int c) { return simt::load(x + latent + c); });
 }
 
 /// cache[slots[t]] = [rope(k) | v] for k and v [T, H_kv, D], cos and sin [T, R / 2]; columns from R on are not rotated.
@@ -133,16 +85,41 @@ __device__ __forceinline__ void gqa(T* cache, const float* k, const float* v, co
     }
 }
 
-/// cache[slots[t]] = layer_norm(k) for k [T, D], its first R columns rotated (halves paired), cos and sin [T, R / 2].
+/// An index key of plain elements.
 template <class T>
-__device__ __forceinline__ void index_key(T* cache, const float* k, const float* weight, const float* bias, const float* cosines,
+struct PlainKey {
+    T* row;
+    __device__ __forceinline__ PlainKey(uint8_t* bytes, int) : row(reinterpret_cast<T*>(bytes)) {}
+    __device__ __forceinline__ void put(int c, float value) const { cache_row::put(row, c, value); }
+    __device__ __forceinline__ void finish() const {}
+};
+
+/// A packed one, which the first warp makes of its channels in shared memory.
+struct PackedKey {
+    uint8_t* row;
+    float* channels;
+    int dim;
+    __device__ __forceinline__ PackedKey(uint8_t* bytes, int dim) : row(bytes), dim(dim) {
+        __shared__ float memory[kMaxPackedKey];
+        channels = memory;
+    }
+    __device__ __forceinline__ void put(int c, float value) const { channels[c] = value; }
+    __device__ __forceinline__ void finish() const {
+        __syncthreads();
+        if (threadIdx.x < 32) index_vector::put_fp8_key(row, channels, dim);
+    }
+};
+
+/// cache[slots[t]] = layer_norm(k) for k [T, D], its first R columns rotated (halves paired), cos and sin [T, R / 2].
+template <class Key>
+__device__ __forceinline__ void index_key(uint8_t* cache, const float* k, const float* weight, const float* bias, const float* cosines,
                                           const float* sines, const uint32_t* slots, Fault* fault, const IndexSizes& s) {
     __shared__ float sums[2][kWarps];
     const uint32_t slot = simt::load(slots + blockIdx.x);
     if (!index_in_range(fault, kSlot, slot, s.rows)) return;
     const int dim = s.dim, half = s.half_rope;
     const float* x = k + size_t(blockIdx.x) * dim;
-    T* row = cache + size_t(slot) * dim;
+    const Key key(cache + size_t(slot) * s.row_bytes, dim);
     float sum = 0.0f, squares = 0.0f;
     for (int i = threadIdx.x; i < dim; i += kThreads) sum += simt::load(x + i);
     const float mean = block_sum(sum, sums[0]) / float(dim);
@@ -155,10 +132,11 @@ __device__ __forceinline__ void index_key(T* cache, const float* k, const float*
     for (int j = threadIdx.x; j < half; j += kThreads) {
         const size_t angle = size_t(blockIdx.x) * half + j;
         const float2 pair = rotate(normed(j), normed(j + half), simt::load(cosines + angle), simt::load(sines + angle));
-        cache_row::put(row, j, pair.x);
-        cache_row::put(row, j + half, pair.y);
+        key.put(j, pair.x);
+        key.put(j + half, pair.y);
     }
-    for (int i = 2 * half + threadIdx.x; i < dim; i += kThreads) cache_row::put(row, i, normed(i));
+    for (int i = 2 * half + threadIdx.x; i < dim; i += kThreads) key.put(i, normed(i));
+    key.finish();
 }
 
 }  // namespace cachalot::kv_write
@@ -167,13 +145,13 @@ __device__ __forceinline__ void index_key(T* cache, const float* k, const float*
     extern "C" __global__ void __launch_bounds__(256)                                                                        \
         name(uint8_t* cache, const float* kv_a, const float* weight, const float* cosines, const float* sines,                \
              const uint32_t* slots, cachalot::Fault* fault, cachalot::kv_write::MlaSizes sizes) {                             \
-        cachalot::kv_write::mla<cachalot::kv_write::Row>(cache, kv_a, weight, cosines, sines, slots, fault, sizes);           \
+        cachalot::kv_write::mla<cachalot::row_writer::Row>(cache, kv_a, weight, cosines, sines, slots, fault, sizes);           \
     }                                                                                                                         \
     SIMT_EXPORT(name)
 
 MLA_KV_WRITE(mla_kv_write_f32, PlainRow<float>)
 MLA_KV_WRITE(mla_kv_write_bf16, PlainRow<__nv_bfloat16>)
-MLA_KV_WRITE(mla_kv_write_fp8, Fp8Row)
+MLA_KV_WRITE(mla_kv_write_fp8, LatentRow)
 
 #define GQA_KV_WRITE(name, T)                                                                                                \
     extern "C" __global__ void __launch_bounds__(256)                                                                        \
@@ -186,13 +164,14 @@ MLA_KV_WRITE(mla_kv_write_fp8, Fp8Row)
 GQA_KV_WRITE(gqa_kv_write_f32, float)
 GQA_KV_WRITE(gqa_kv_write_bf16, __nv_bfloat16)
 
-#define INDEX_KEY_WRITE(name, T)                                                                                              \
+#define INDEX_KEY_WRITE(name, Key)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256)                                                                        \
-        name(T* cache, const float* k, const float* weight, const float* bias, const float* cosines, const float* sines,      \
+        name(uint8_t* cache, const float* k, const float* weight, const float* bias, const float* cosines, const float* sines, \
              const uint32_t* slots, cachalot::Fault* fault, cachalot::kv_write::IndexSizes sizes) {                           \
-        cachalot::kv_write::index_key<T>(cache, k, weight, bias, cosines, sines, slots, fault, sizes);                        \
+        cachalot::kv_write::index_key<cachalot::kv_write::Key>(cache, k, weight, bias, cosines, sines, slots, fault, sizes);  \
     }                                                                                                                         \
     SIMT_EXPORT(name)
 
-INDEX_KEY_WRITE(index_key_write_f32, float)
-INDEX_KEY_WRITE(index_key_write_bf16, __nv_bfloat16)
+INDEX_KEY_WRITE(index_key_write_f32, PlainKey<float>)
+INDEX_KEY_WRITE(index_key_write_bf16, PlainKey<__nv_bfloat16>)
+INDEX_KEY_WRITE(index_key_write_fp8, PackedKey)

@@ -94,9 +94,34 @@ pub fn e8m0_to_f32(byte: u8) -> f32 {
     }
 }
 
+/// The scale of values in e4m3: the least power of two by which the largest of them, or 1e-4, is no more than 448 (`act_quant`
+/// with `scale_fmt` "ue8m0", `inference/kernel.py` of DeepSeek-V3.2-Exp and V4).
+pub(crate) fn e4m3_scale(values: &[f32]) -> f32 {
+    let most = values.iter().fold(1e-4, |most: f32, v| most.max(v.abs()));
+    // 448 is 1.75 * 2^8. A mantissa above 1.75 carries into the exponent.
+    f32::from_bits((((most.to_bits() + 0x1F_FFFF) >> 23) - 8) << 23)
+}
+
 /// The value of an OCP e2m1 code, the low four bits of `code`: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
 pub const fn e2m1_to_f32(code: u8) -> f32 {
     E2M1_DOUBLED[(code & 15) as usize] as f32 * 0.5
+}
+
+/// The nearest e2m1 code, ties to the even one; magnitudes above 6 saturate. The format has no NaN: one becomes 6.
+pub fn f32_to_e2m1(value: f32) -> u8 {
+    let sign = if value.is_sign_negative() { 8 } else { 0 };
+    // The middles between neighbours belong to the even code.
+    let code = match value.abs() {
+        ..=0.25 => 0,
+        ..0.75 => 1,
+        ..=1.25 => 2,
+        ..1.75 => 3,
+        ..=2.5 => 4,
+        ..3.5 => 5,
+        ..=5.0 => 6,
+        _ => 7,
+    };
+    sign | code
 }
 
 /// Twice the values of the e2m1 codes: integers (code 8, minus zero, becomes zero).

@@ -160,6 +160,29 @@ impl Tensor {
         Ok(())
     }
 
+    /// Replaces all elements by those of `source`, in stream order: what a recorded step gives, where it is kept.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`], [`KernelError::DType`] or [`KernelError::Placement`] for a source of another kind,
+    /// [`KernelError::Aliased`] if the storage is shared.
+    pub fn write(&mut self, source: &Self) -> Result<()> {
+        const OP: &str = "write";
+        if source.shape != self.shape {
+            return Err(KernelError::shape(OP, "source", format!("{:?}", self.shape), &source.shape));
+        }
+        source.expect_dtype(self.dtype, "the dtype of the tensor", OP, "source")?;
+        source.expect_device(&self.device(), OP, "source")?;
+        #[cfg(feature = "cuda-host")]
+        if self.is_cuda() {
+            let bytes = self.size_bytes();
+            return self
+                .device_buffer_mut(OP, "tensor")?
+                .copy_from(source.device_buffer(OP, "source")?, bytes);
+        }
+        self.bytes_mut(OP, "tensor")?.copy_from_slice(source.bytes());
+        Ok(())
+    }
+
     /// The same elements on `device`, to be kept there; a clone if they are there already.
     ///
     /// # Errors

@@ -4,10 +4,13 @@
 
 mod common;
 
+use candle_core::quantized::GgmlDType;
+use candle_core::quantized::ggml_file::qtensor_from_ggml;
 use candle_core::{Device, Tensor};
-use common::{ROUND, close, ids, packed, tensor, values};
+use common::{ROUND, close, ggml_blocks, ids, odd_scales, packed, tensor, values};
+use kernels::cpu::{self, AlignedBytes};
 use kernels::ops::{GateConfig, GroupScore, Scoring};
-use kernels::{DType, RopeLayout, RopeTable, Weight, ops};
+use kernels::{DType, GgmlType, RopeLayout, RopeTable, Weight, ops};
 
 fn theirs(values: &[f32], shape: &[usize]) -> Tensor {
     Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
@@ -77,5 +80,35 @@ fn softmax_scores_agree() {
     let ids = got.experts.to_vec_u32().unwrap();
     for (slot, (weight, id)) in got.weights.to_vec_f32().iter().zip(ids).enumerate() {
         close("softmax", &[*weight], &[want[slot / experts * experts + id as usize]], 5e-7);
+    }
+}
+
+/// Bit for bit, whatever the scale: subnormal, negative, zero, the largest.
+#[test]
+fn blocks_of_ggml_agree() {
+    let formats = [
+        (GgmlType::Q4_0, GgmlDType::Q4_0),
+        (GgmlType::Q4_1, GgmlDType::Q4_1),
+        (GgmlType::Q5_0, GgmlDType::Q5_0),
+        (GgmlType::Q5_1, GgmlDType::Q5_1),
+        (GgmlType::Q8_0, GgmlDType::Q8_0),
+        (GgmlType::Q2K, GgmlDType::Q2K),
+        (GgmlType::Q3K, GgmlDType::Q3K),
+        (GgmlType::Q4K, GgmlDType::Q4K),
+        (GgmlType::Q5K, GgmlDType::Q5K),
+        (GgmlType::Q6K, GgmlDType::Q6K),
+    ];
+    for (kind, theirs) in formats {
+        let count = 300;
+        let mut blocks = ggml_blocks(kind, count, 17);
+        odd_scales(kind, &mut blocks);
+        let columns = count * kind.block_len();
+        let tensor = qtensor_from_ggml(theirs, &blocks, vec![columns], &Device::Cpu).unwrap();
+        let want = flat(&tensor.dequantize(&Device::Cpu).unwrap());
+        let mut got = vec![0.0; columns];
+        cpu::decode_ggml(kind, &AlignedBytes::copy_of(&blocks), &mut got);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!(got.to_bits() == want.to_bits(), "{kind} column {i}: {got} for {want}");
+        }
     }
 }

@@ -168,6 +168,22 @@ pub(crate) fn ggml_blocks(kind: GgmlType, count: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
+/// Gives the first four of `blocks` a scale each that is subnormal, negative, zero or the largest.
+pub(crate) fn odd_scales(kind: GgmlType, blocks: &mut [u8]) {
+    let at = match kind {
+        GgmlType::Q2K => 80,
+        GgmlType::Q3K => 108,
+        GgmlType::Q6K => 208,
+        _ => 0,
+    };
+    // Of MXFP4 the exponents are these bytes' first.
+    let scales = [[0x01, 0x00], [0x7E, 0x83], [0x00, 0x80], [0x80, 0x7B]];
+    for (block, scale) in blocks.chunks_exact_mut(kind.block_bytes()).zip(scales) {
+        let len = if kind == GgmlType::Mxfp4 { 1 } else { 2 };
+        block[at..at + len].copy_from_slice(&scale[..len]);
+    }
+}
+
 /// Fails with the first element that is further than `tolerance` of its own index from `want`.
 #[track_caller]
 pub(crate) fn close_by(what: &str, got: &[f32], want: &[f32], tolerance: impl Fn(usize) -> f32) {

@@ -87,6 +87,23 @@ fn a_failing_kernel_is_named_and_ends_only_its_device() {
 }
 
 #[test]
+fn a_tensor_is_written_over_by_one_of_its_kind() {
+    let gpu = soft_gpu();
+    for device in [Device::Cpu, device(&gpu)] {
+        let mut target = Tensor::zeros(&device, DType::F32, &[2, 3]).unwrap();
+        let from = |shape: &[usize]| Tensor::from_f32(&device, shape, &[1.5; 6]).unwrap();
+        target.write(&from(&[2, 3])).unwrap();
+        assert_eq!(target.to_vec_f32(), [1.5; 6]);
+        assert!(matches!(target.write(&from(&[3, 2])), Err(KernelError::Shape { .. })));
+        let ids = Tensor::from_u32(&device, &[2, 3], &[1; 6]).unwrap();
+        assert!(matches!(target.write(&ids), Err(KernelError::DType { .. })));
+        let other = target.clone();
+        assert!(matches!(target.write(&from(&[2, 3])), Err(KernelError::Aliased { .. })));
+        drop(other);
+    }
+}
+
+#[test]
 fn the_cpu_records_nothing() {
     let recording = Device::Cpu.record(|| -> Result<(), KernelError> { panic!("not called") });
     assert!(recording.unwrap().is_none());
@@ -101,9 +118,14 @@ fn a_recorded_step_runs_again_on_new_inputs() {
     recording.replay().unwrap();
     recording.replay().unwrap();
     assert_eq!(sum.to_vec_f32(), [4.0; 300], "once to warm up, never while recording, twice replayed");
+    let mut kept = Tensor::zeros(&device, DType::F32, &[300]).unwrap();
+    let recording_of_result = device.record(|| kept.write(&sum)).unwrap().unwrap();
+    recording.replay().unwrap();
+    recording_of_result.replay().unwrap();
+    assert_eq!(kept.to_vec_f32(), [5.0; 300], "a copy to memory that is kept is recorded, too");
     let refused = device.record(|| Tensor::from_u32(&device, &[1], &[1]).map(|_| ()));
     let Err(error) = refused else { panic!("an upload cannot be recorded") };
     assert!(error.to_string().contains("cannot copy from the host"), "{error}");
     recording.replay().unwrap();
-    assert_eq!(sum.to_vec_f32(), [5.0; 300], "a failed recording leaves the stream in order");
+    assert_eq!(sum.to_vec_f32(), [6.0; 300], "a failed recording leaves the stream in order");
 }

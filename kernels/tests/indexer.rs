@@ -4,9 +4,9 @@
 //! Small whole numbers have no rounding: sums in any order are equal, in bf16 too, so every device and instruction level
 //! must make exactly the reference's choice, and there are ties by the dozen.
 
-use kernels::cpu::{self, IndexTopk, Level};
+use kernels::cpu::{self, AlignedBytes, CacheRows, IndexTopk, Level};
 use kernels::ops::{self, PagedBatch};
-use kernels::{DType, Device, KernelError, Precision, Tensor, reference};
+use kernels::{DType, Device, Fp4KeyRow, IndexKeyRow, KernelError, PackedRow, Precision, Tensor, reference};
 use testkit::soft_gpu;
 
 use crate::common::{ids, packed, tensor, values};
@@ -22,11 +22,24 @@ fn whole(seed: u64, count: usize, most: f32) -> Vec<f32> {
     values(seed, count).iter().map(|v| (v * (most + 0.49)).round()).collect()
 }
 
+/// The packed keys of `dim` channels.
+fn forms(dim: usize) -> [PackedRow; 2] {
+    [
+        PackedRow::IndexKey(IndexKeyRow { index_head_dim: dim }),
+        PackedRow::Fp4Key(Fp4KeyRow { index_head_dim: dim }),
+    ]
+}
+
 /// A step over index keys, and what it asks of them.
 struct Case {
     paged: Paged,
     q: Vec<f32>,
     weights: Vec<f32>,
+    /// The keys as numbers.
+    rows: Vec<f32>,
+    /// Packed keys, and what they are.
+    bytes: Vec<u8>,
+    format: Option<PackedRow>,
     heads: usize,
     dim: usize,
 }
@@ -44,18 +57,70 @@ impl Case {
         let tokens = paged.tokens();
         if !is_whole {
             let (q, weights) = (values(1, tokens * heads * dim), values(2, tokens * heads));
-            return Self { paged, q, weights, heads, dim };
+            let rows = paged.rows();
+            return Self { paged, q, weights, rows, bytes: Vec::new(), format: None, heads, dim };
         }
         // What nobody owns stays NaN.
         let rows: Vec<f32> = paged.cache.to_vec_f32().iter().map(|v| (v * 2.49).round()).collect();
         paged.cache = packed(dtype, paged.cache.shape(), &rows);
         let (q, weights) = (whole(1, tokens * heads * dim, 2.0), whole(2, tokens * heads, 3.0));
-        Self { paged, q, weights, heads, dim }
+        Self { paged, q, weights, rows, bytes: Vec::new(), format: None, heads, dim }
+    }
+
+    /// Packed keys, whole numbers times a power of two of each row's and every 32 channels' own; rows that nobody owns are NaN in every channel and
+    /// in their scale.
+    fn packed(format: PackedRow, heads: usize, block_size: usize, step: &[(usize, usize)]) -> Self {
+        let dim = format.width();
+        let mut case = Self::new(true, DType::F32, [heads, dim], block_size, step);
+        case.format = Some(format);
+        let mut bytes = vec![0xFF; case.rows.len() / dim * format.bytes()];
+        let rows = case.rows.chunks_exact_mut(dim).zip(bytes.chunks_exact_mut(format.bytes())).enumerate();
+        for (i, (row, to)) in rows.filter(|(_, (row, _))| !row[0].is_nan()) {
+            let scales = |c: usize| [1.0, 0.25, 4.0, 0.5, 2.0][i % 5] * [1.0, 0.5, 2.0][c / 32 % 3];
+            row.iter_mut().enumerate().for_each(|(c, v)| *v *= scales(c));
+            format.encode(row, to);
+            let mut back = vec![f32::NAN; dim];
+            format.decode(to, 0, &mut back);
+            assert_eq!(back, row, "whole numbers lose nothing");
+        }
+        let shape = [case.paged.cache.dim(0), block_size, format.bytes()];
+        let aligned = AlignedBytes::copy_of(&bytes);
+        case.paged.cache = Tensor::from_bytes(&Device::Cpu, DType::U8, &shape, aligned).unwrap();
+        case.bytes = bytes;
+        case
+    }
+
+    /// The keys as the CPU takes them; `store` keeps copies alive.
+    fn keys<'a>(&'a self, store: &'a mut (Vec<f32>, Vec<half::bf16>)) -> CacheRows<'a> {
+        match self.format {
+            None => self.paged.typed(store),
+            Some(format) => CacheRows::Packed(&self.bytes, format),
+        }
+    }
+
+    /// What the CPU chooses at `level`.
+    fn at(&self, level: Level, topk: usize) -> Vec<u32> {
+        let mut store = Default::default();
+        let args = IndexTopk {
+            q: &self.q,
+            weights: &self.weights,
+            keys: self.keys(&mut store),
+            heads: self.heads,
+            dim: self.dim,
+            rows_per_block: self.paged.batch.block_size,
+            tokens_per_key: 1,
+            sequences: self.paged.walk(),
+            topk,
+            scale: SCALE,
+        };
+        let mut lists = vec![7; self.paged.tokens() * topk];
+        cpu::index_topk(level, &args, &mut lists);
+        lists
     }
 
     fn scores(&self) -> Vec<Vec<f32>> {
         let sizes = [self.heads, self.dim];
-        reference::index_scores(&self.q, &self.weights, &self.paged.rows(), &self.paged.visible, sizes, SCALE)
+        reference::index_scores(&self.q, &self.weights, &self.rows, &self.paged.visible, sizes, SCALE)
     }
 
     fn want(&self, topk: usize) -> Vec<u32> {
@@ -82,21 +147,7 @@ fn every_level_chooses_as_the_reference() {
                 for topk in [1, 5, 16, 100] {
                     let want = case.want(topk);
                     for level in Level::available() {
-                        let mut store = Default::default();
-                        let args = IndexTopk {
-                            q: &case.q,
-                            weights: &case.weights,
-                            keys: case.paged.typed(&mut store),
-                            heads: case.heads,
-                            dim: case.dim,
-                            rows_per_block: case.paged.batch.block_size,
-                            tokens_per_key: 1,
-                            sequences: case.paged.walk(),
-                            topk,
-                            scale: SCALE,
-                        };
-                        let mut got = vec![7; want.len()];
-                        cpu::index_topk(level, &args, &mut got);
+                        let got = case.at(level, topk);
                         assert_eq!(got, want, "{dtype} {sizes:?} {step:?} {level:?} top {topk}");
                     }
                     assert_eq!(case.on(&Device::Cpu, topk), want, "the op: {dtype} {sizes:?} {step:?}");
@@ -127,9 +178,37 @@ fn a_gpu_chooses_as_the_reference() {
 }
 
 #[test]
+fn packed_keys_are_chosen_as_the_reference_does() {
+    let gpu = soft_gpu();
+    let devices = [Device::Cpu, gpu.device(Precision::F32), gpu.device(Precision::Bf16)];
+    for (i, step) in [&[(7, 7), (0, 5), (1, 33), (5, 16)][..], &[(3, 300), (1, 513)]].into_iter().enumerate()
+    {
+        let sizes = [[3, [2, 4][i]], [9, [16, 8][i]], [[65, 64][i], 128]];
+        for (heads, format) in sizes.into_iter().flat_map(|[heads, dim]| forms(dim).map(|form| (heads, form)))
+        {
+            let case = Case::packed(format, heads, [16, 5][i], step);
+            for topk in [3, 64] {
+                let (want, what) = (case.want(topk), format!("{heads} of {format:?} {step:?} top {topk}"));
+                for level in Level::available() {
+                    assert_eq!(case.at(level, topk), want, "{what} {level:?}");
+                }
+                for device in &devices {
+                    assert_eq!(case.on(device, topk), want, "{what} on {device}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn every_schedule_makes_the_same_choice() {
     let gpu = soft_gpu();
     for precision in [Precision::F32, Precision::Bf16] {
+        for format in forms(64) {
+            let case = Case::packed(format, 9, 16, &[(2, 90), (1, 300)]);
+            let want = case.want(20);
+            gpu.under_all_schedules(precision, |device| assert_eq!(case.on(device, 20), want));
+        }
         let case = Case::new(true, DType::BF16, [9, 72], 16, &[(2, 90), (1, 300)]);
         let want = case.want(20);
         gpu.under_all_schedules(precision, |device| assert_eq!(case.on(device, 20), want));
@@ -255,6 +334,8 @@ fn refuses_what_does_not_fit() {
     assert!(refused(&q, &weights, &narrow, batch, 1).contains("keys has shape [1, 4, 7]"));
     let uneven = tensor(&[9, 3, 8], &[0.0; 216]);
     assert!(refused(&q, &weights, &uneven, batch, 1).contains("a divisor of 4"));
+    let unpacked = Tensor::zeros(&Device::Cpu, DType::U8, &[9, 4, 10]).unwrap();
+    assert!(refused(&q, &weights, &unpacked, batch, 1).contains("a divisor of 4, 12]"));
     let half = packed(DType::F16, keys.shape(), &vec![0.0; keys.len()]);
     assert!(refused(&q, &weights, &half, batch, 1).contains("is F16, expected F32 or BF16"));
 }
@@ -266,7 +347,7 @@ fn a_gpu_reports_blocks_out_of_range() {
     let case = Case::new(true, DType::F32, [2, 8], 4, &[(1, 6)]);
     let (keys, mut batch) = case.paged.on(&device);
     let table: Vec<u8> = [1u32, 99, u32::MAX].into_iter().flat_map(u32::to_le_bytes).collect();
-    let table = cpu::AlignedBytes::copy_of(&table);
+    let table = AlignedBytes::copy_of(&table);
     batch.block_tables = Tensor::from_bytes(&device, DType::U32, &[1, 3], table).unwrap();
     let q = Tensor::from_f32(&device, &[1, 2, 8], &case.q).unwrap();
     let weights = Tensor::from_f32(&device, &[1, 2], &case.weights).unwrap();

@@ -1,9 +1,12 @@
 //! `mla_kv_write`, `gqa_kv_write` and `index_key_write`. Catches: the norm taken over the rope columns too, values or the
-//! wrong end of an index key rotated, a bias left out, the wrong slot.
+//! wrong end of an index key rotated, a bias left out, the wrong slot, a packed index key without its Hadamard rotation or its
+//! scale.
 
 use half::bf16;
 use kernels::cpu::{self, AlignedBytes, CacheMut, Level};
-use kernels::{DType, Device, Fp8Row, KernelError, Precision, RopeLayout, RopeTable, Tensor, ops, reference};
+use kernels::{
+    DType, Device, Fp8Row, IndexKeyRow, KernelError, Precision, RopeLayout, RopeTable, Tensor, ops, reference,
+};
 use testkit::soft_gpu;
 
 use crate::common::{close, close_by, ids, tensor, values};
@@ -266,6 +269,48 @@ fn index_keys_on_every_device() {
 }
 
 #[test]
+fn packed_index_keys_on_every_device() {
+    let gpu = soft_gpu();
+    let check = |device: &Device| {
+        for (dim, half) in [(2, 1), (16, 3), (64, 32), (128, 32)] {
+            let (table, format) = (table(half), IndexKeyRow { index_head_dim: dim });
+            let (cos, sin) = (table.cos.to_vec_f32(), table.sin.to_vec_f32());
+            let (k, weight, bias) = (values(1, 4 * dim), values(2, dim), values(3, dim));
+            let mut want = reference::layer_norm(&k, &weight, &bias, 1e-6);
+            for (t, row) in want.chunks_exact_mut(dim).enumerate() {
+                let angles = (&cos[t * half..][..half], &sin[t * half..][..half]);
+                reference::rope(&mut row[..2 * half], angles.0, angles.1, RopeLayout::HalfSplit);
+                let rotated = reference::hadamard(row);
+                row.copy_from_slice(&rotated);
+            }
+            let mut cache = Tensor::filled(device, DType::U8, &[2, 5, format.bytes()], 0xFF).unwrap();
+            let k = on(device, &[4, dim], &k);
+            let (weight, bias) = (on(device, &[dim], &weight), on(device, &[dim], &bias));
+            let slots = Tensor::from_u32(device, &[4], &SLOTS).unwrap();
+            let table = table_on(device, half);
+            ops::index_key_write(&mut cache, &k, (&weight, &bias, 1e-6), &table, &slots).unwrap();
+            let bytes = cache.host_bytes().unwrap();
+            for (slot, bytes) in bytes.chunks_exact(format.bytes()).enumerate() {
+                let Some(t) = SLOTS.iter().position(|&s| s as usize == slot) else {
+                    assert!(bytes.iter().all(|b| *b == 0xFF), "{device} {dim}: row {slot} was written");
+                    continue;
+                };
+                let want = &want[t * dim..][..dim];
+                let scale = f32::from_le_bytes(bytes[format.scale_at()..].try_into().unwrap());
+                assert_eq!(scale, reference::fp8_power_of_two(want).1, "{device} {dim}: scale of row {slot}");
+                let mut got = vec![f32::NAN; dim];
+                format.decode(bytes, &mut got);
+                // Half a step of e4m3: 1/16 of the value, or 2^-10 of the scale; sums in another order.
+                let tolerance = |i: usize| (want[i].abs() / 16.0).max(scale / 1024.0) + 2e-5;
+                close_by(&format!("{device} packed {dim}"), &got, want, tolerance);
+            }
+        }
+    };
+    check(&Device::Cpu);
+    gpu.under_all_schedules(Precision::Bf16, check);
+}
+
+#[test]
 fn index_keys_that_do_not_fit_are_refused() {
     let (k, weight) = (tensor(&[4, 12], &[1.0; 48]), tensor(&[12], &[1.0; 12]));
     let mut cache = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 12]).unwrap();
@@ -281,6 +326,17 @@ fn index_keys_that_do_not_fit_are_refused() {
     let mut narrow = Tensor::zeros(&Device::Cpu, DType::F32, &[2, 5, 11]).unwrap();
     let refused = ops::index_key_write(&mut narrow, &k, (&weight, &weight, 1e-6), &table(6), &slots);
     assert!(matches!(refused, Err(KernelError::Shape { arg: "cache", .. })), "{refused:?}");
+    let mut packed = Tensor::zeros(&Device::Cpu, DType::U8, &[2, 5, 16]).unwrap();
+    let refused = ops::index_key_write(&mut packed, &k, (&weight, &weight, 1e-6), &table(6), &slots);
+    assert!(refused.unwrap_err().to_string().contains("a power of two"), "12 channels");
+    let (gpu, wide) = (soft_gpu(), [1.0; 2048]);
+    let device = gpu.device(Precision::F32);
+    let (k, weight) = (on(&device, &[1, 2048], &wide), on(&device, &[2048], &wide));
+    let mut packed = Tensor::zeros(&device, DType::U8, &[2, 5, 2052]).unwrap();
+    let slot = Tensor::from_u32(&device, &[1], &[0]).unwrap();
+    let table = RopeTable::new(&slot, &[1.0], 1.0).unwrap();
+    let refused = ops::index_key_write(&mut packed, &k, (&weight, &weight, 1e-6), &table, &slot);
+    assert!(refused.unwrap_err().to_string().contains("at most 1024 channels"), "2048 channels");
 }
 
 #[test]

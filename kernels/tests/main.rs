@@ -15,6 +15,7 @@ mod gemm_s8;
 mod ggml;
 mod gqa;
 mod grouped_linear;
+mod hadamard;
 mod hyper_connection;
 mod indexer;
 mod join;

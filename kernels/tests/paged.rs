@@ -162,14 +162,16 @@ fn lists_that_do_not_fit_are_refused() {
 fn a_batch_in_place_is_the_batch_made_anew() {
     let gpu = soft_gpu();
     for device in [Device::Cpu, gpu.device(Precision::F32)] {
-        let mut batch = PagedBatch::resident(&device, 4, 2, 3).unwrap();
+        let mut batch = PagedBatch::resident(&device, 4, [2, 2], 3).unwrap();
         for sequences in [[(1, 5, &[7, 2][..]), (1, 1, &[0])], [(1, 12, &[1, 2, 3]), (1, 4, &[9])]] {
-            batch.rewrite(&sequences).unwrap();
-            let fresh = PagedBatch::new(&device, 4, &sequences).unwrap();
+            let slots = [sequences[0].1 as u32, 3];
+            batch.rewrite(&sequences, Some(&slots)).unwrap();
+            let fresh = PagedBatch::new(&device, 4, &sequences).unwrap().with_state_slots(&slots).unwrap();
             for (ours, theirs) in [
                 (&batch.query_start, &fresh.query_start),
                 (&batch.context_lens, &fresh.context_lens),
                 (&batch.slot_mapping, &fresh.slot_mapping),
+                (batch.state_slots.as_ref().unwrap(), fresh.state_slots.as_ref().unwrap()),
             ] {
                 assert_eq!(ours.to_vec_u32().unwrap(), theirs.to_vec_u32().unwrap());
             }
@@ -179,7 +181,10 @@ fn a_batch_in_place_is_the_batch_made_anew() {
                 assert!(table[row * 3 + width..][..3 - width].iter().all(|&block| block == u32::MAX));
             }
         }
-        assert!(batch.rewrite(&[(1, 1, &[0][..])]).is_err(), "another number of sequences");
-        assert!(batch.rewrite(&[(1, 13, &[0, 1, 2, 3][..]), (1, 1, &[0])]).is_err(), "a longer table");
+        assert!(batch.rewrite(&[(1, 1, &[0][..])], None).is_err(), "another number of sequences");
+        let two = [(1, 12, &[0, 1, 2][..]), (1, 1, &[0])];
+        assert!(batch.rewrite(&two, None).is_ok());
+        assert!(batch.rewrite(&two, Some(&[1])).is_err(), "another number of slots");
+        assert!(batch.rewrite(&[(1, 13, &[0, 1, 2, 3][..]), (1, 1, &[0])], None).is_err(), "a longer table");
     }
 }

@@ -22,6 +22,16 @@ pub(crate) fn batch(
     PagedBatch::new(device, block_size, &lists).unwrap().with_state_slots(slots).unwrap()
 }
 
+/// Writes `count` rows of NaN behind the `lens` tokens of two sequences in slots 2 and 0, as guesses do that turn out wrong.
+pub(crate) fn take_back(ring: &mut Tensor, block_size: usize, lens: [usize; 2], count: usize) {
+    if count > 0 {
+        let each = lens.map(|len| (count, len + count));
+        let batch = batch(&ring.device(), block_size, &each, &[2, 0]);
+        let rows = Tensor::filled(&ring.device(), ring.dtype(), &[2 * count, ring.dim(2)], 0xFF).unwrap();
+        ops::ring_write(ring, &rows, &batch).unwrap();
+    }
+}
+
 fn check_slots(device: &Device) {
     for dtype in [DType::F32, DType::BF16] {
         let (width, length) = (5, 4);

@@ -38,33 +38,39 @@ impl Batch {
         })
     }
 
-    /// The batch of a step to be recorded: `count` sequences of one new token each with tables of `width` blocks, in
-    /// memory that is kept. Write it with [`Batch::rewrite`] before each use.
+    /// The batch of a step to be recorded: so many sequences and new tokens in all, and tables of `width` blocks, in memory
+    /// that is kept. Write it with [`Batch::rewrite`] before each use.
     ///
     /// # Errors
     /// If device memory is spent.
-    pub fn resident(device: &Device, block_size: usize, count: usize, width: usize) -> Result<Self> {
+    pub fn resident(
+        device: &Device,
+        block_size: usize,
+        [sequences, tokens]: [usize; 2],
+        width: usize,
+    ) -> Result<Self> {
         Ok(Self {
-            token_ids: Tensor::zeros(device, DType::U32, &[count])?,
-            positions: Tensor::zeros(device, DType::U32, &[count])?,
-            paged: PagedBatch::resident(device, block_size, count, width)?,
+            token_ids: Tensor::zeros(device, DType::U32, &[tokens])?,
+            positions: Tensor::zeros(device, DType::U32, &[tokens])?,
+            paged: PagedBatch::resident(device, block_size, [sequences, tokens], width)?,
         })
     }
 
-    /// Puts another step in place of this one, of the same number of sequences and new tokens; `sequences` as in
-    /// [`PagedBatch::new`].
+    /// Puts another step in place of this one, of the same number of sequences and new tokens; `sequences` and
+    /// `state_slots` as in [`PagedBatch::rewrite`].
     ///
     /// # Errors
-    /// Another number of tokens or sequences, and what [`PagedBatch::new`] refuses.
+    /// Another number of tokens, sequences or slots, and what [`PagedBatch::new`] refuses.
     pub fn rewrite(
         &mut self,
         token_ids: &[u32],
         positions: &[u32],
         sequences: &[(usize, usize, &[u32])],
+        state_slots: Option<&[u32]>,
     ) -> Result<()> {
         self.token_ids.write_u32(token_ids)?;
         self.positions.write_u32(positions)?;
-        Ok(self.paged.rewrite(sequences)?)
+        Ok(self.paged.rewrite(sequences, state_slots)?)
     }
 
     /// New tokens `T`.

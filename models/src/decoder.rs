@@ -7,6 +7,7 @@ use crate::layers::{
     Block, Embedding, Head, HyperConnection, KvCache, KvLayout, LayerCache, LayerKv, RmsNorm, StreamBlock,
 };
 use crate::loader::Loader;
+use crate::mtp::Depths;
 use crate::{Batch, Int8Report, Model, ModelSummary, Mtp, Result, StepContext};
 
 /// The blocks, by the residual that they share.
@@ -84,7 +85,13 @@ impl Decoder {
         &self.embedding
     }
 
-    pub(crate) fn with_mtp(self, mtp: Option<Mtp>) -> Self {
+    /// The vocabulary projection, which MTP shares.
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    pub(crate) fn with_mtp(self, depths: Option<Depths>) -> Self {
+        let mtp = depths.map(|depths| Mtp::new(&self, depths));
         Self { mtp, ..self }
     }
 
@@ -110,7 +117,7 @@ impl Stack {
         }
     }
 
-    /// The residual stream `[T, D]` through all blocks; `caches` has one for each.
+    /// The residual stream `[T, D]` through all blocks, or its streams `[T, S * D]`; `caches` has one for each.
     fn forward(
         &self,
         ctx: &mut StepContext<'_>,
@@ -136,7 +143,7 @@ impl Stack {
                         ctx.probe_hidden(|| format!("layer{i}"), &flat);
                     }
                 }
-                Ok(head.read(&streams)?.0)
+                Ok(streams.reshape(&[tokens, width])?)
             }
         }
     }
@@ -157,13 +164,26 @@ impl Model for Decoder {
         let hidden = self.embedding.forward(&batch.token_ids)?;
         ctx.probe_hidden(|| "embed".into(), &hidden);
         let hidden = self.stack.forward(ctx, batch, hidden, caches)?;
-        let hidden = self.final_norm.forward(&hidden)?;
-        ctx.probe_hidden(|| "final_norm".into(), &hidden);
+        let hidden = match &self.stack {
+            Stack::Residual(_) => self.final_norm.forward(&hidden)?,
+            Stack::Streams { .. } => hidden,
+        };
+        if ctx.is_probed() {
+            let normed = self.final_normed(&hidden)?;
+            ctx.probe_hidden(|| "final_norm".into(), &normed);
+        }
         Ok(hidden)
     }
 
+    fn final_normed(&self, hidden: &Tensor) -> Result<Tensor> {
+        match &self.stack {
+            Stack::Residual(_) => Ok(hidden.clone()),
+            Stack::Streams { head, .. } => self.final_norm.forward(&head.read_flat(hidden)?),
+        }
+    }
+
     fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.forward(hidden)
+        self.head.forward(&self.final_normed(hidden)?)
     }
 
     fn mtp(&self) -> Option<&Mtp> {

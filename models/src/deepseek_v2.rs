@@ -193,7 +193,7 @@ mod tests {
     use testkit::Fixture;
 
     use super::*;
-    use crate::ExpertFormat;
+    use crate::ModelOptions;
 
     /// The fixtures cannot see an epsilon that is a little off; their config has the same 1e-6 for all norms.
     #[test]
@@ -205,8 +205,8 @@ mod tests {
         let checkpoint = Checkpoint::from_parts(config.to_string().as_bytes(), weights).unwrap();
         let ModelConfig::Deepseek(config) = checkpoint.config() else { panic!("a DeepSeek config") };
         let mut progress = |_| {};
-        let (comm, experts) = (Arc::new(comm::Solo), ExpertFormat::AsStored);
-        let mut loader = Loader::new(&checkpoint, &Device::Cpu, comm, experts, &mut progress);
+        let (comm, options) = (Arc::new(comm::Solo), ModelOptions::default());
+        let mut loader = Loader::new(&checkpoint, &Device::Cpu, comm, options, &mut progress);
         let block = Blocks::new(config, None).unwrap().load(&mut loader, 0, dense).unwrap();
         assert_eq!((block.attention_norm.eps, block.ffn_norm.eps), (1e-3, 1e-3));
         let Attention::Mla(mla) = block.attention else { panic!("latent attention") };

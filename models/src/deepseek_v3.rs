@@ -9,7 +9,8 @@ use kernels::ops::{GateConfig, GroupScore, Scoring};
 use crate::deepseek_v2::{Blocks, dense};
 use crate::layers::Block;
 use crate::loader::Loader;
-use crate::{Decoder, ModelError, Mtp, Result};
+use crate::mtp::Depths;
+use crate::{Decoder, ModelError, Result};
 
 /// Reads a V3 model, with its MTP layers if the checkpoint has them.
 pub(crate) fn load(config: &DeepseekConfig, loader: &mut Loader<'_>) -> Result<Decoder> {
@@ -30,8 +31,8 @@ pub(crate) fn with_mtp(
 ) -> Result<Decoder> {
     let DeepseekConfig { common, num_nextn_predict_layers, .. } = config;
     let decoder = Decoder::load(ModelConfig::Deepseek(config.clone()), loader, &mut block)?;
-    let mtp = Mtp::load(common, *num_nextn_predict_layers, decoder.embedding(), loader, block)?;
-    Ok(decoder.with_mtp(mtp))
+    let depths = Depths::load(common, *num_nextn_predict_layers, loader, block)?;
+    Ok(decoder.with_mtp(depths))
 }
 
 /// V3's routing rule.

@@ -53,5 +53,6 @@ fn indexer(
         weights: loader.linear(&at("weights_proj"), [index_n_heads, dim], false)?,
         shape: IndexShape { num_heads: index_n_heads, head_dim: index_head_dim, topk: index_topk },
         rope: rope.clone(),
+        format: loader.index_format(),
     })
 }

@@ -2,23 +2,25 @@
 //!
 //! A residual of several streams ([`StreamBlock`]), window attention with compressed entries ([`CsaHca`]) by the
 //! schedule of `compress_ratios`, and a mixture of experts in every layer, in the first ones chosen by the token's id.
+//! The draft layers under `mtp` are such layers, too ([`StreamMtpLayer`]).
 //! Upstream: DeepSeek's V4 `inference/model.py`; `transformers/models/deepseek_v4`.
 
 use std::sync::Arc;
 
 use checkpoint::{CSA_RATIO, CommonConfig, DeepseekV4Config, IndexerConfig, ModelConfig, RopeScaling};
-use kernels::Weight;
 use kernels::ops::{Compressor, GateConfig, GroupScore, HyperConfig, Scoring};
+use kernels::{IndexKeyRow, PackedRow, SharedKvRow, Weight};
 
 use crate::decoder::Stack;
 use crate::layers::{
     Compression, CsaHca, CsaHcaShape, EntryCompressor, EntryIndexer, ExpertChoice, Ffn, HyperConnection,
-    IndexShape, Moe, RopeFrequencies, StreamBlock,
+    IndexShape, Moe, RopeFrequencies, StreamBlock, StreamMtpLayer,
 };
 use crate::loader::{FfnNames, Loader, Part};
+use crate::mtp::Depths;
 use crate::{Decoder, HeadShard, ModelError, Result};
 
-/// Reads a V4 model. Its draft layers are left: they count among the tensors that nobody uses.
+/// Reads a V4 model, with its MTP layers if the checkpoint has them.
 pub(crate) fn load(config: &DeepseekV4Config, loader: &mut Loader<'_>) -> Result<Decoder> {
     if let Some(name) = loader.find("markov_head") {
         let expected = "a bundle without a DSpark drafter, which this build cannot run";
@@ -28,7 +30,8 @@ pub(crate) fn load(config: &DeepseekV4Config, loader: &mut Loader<'_>) -> Result
     loader.name_ffn(FfnNames { gate: "w1", up: "w3", down: "w2", swiglu_limit: config.swiglu_limit });
     let embedding = loader.embedding("embed", vocab_size, dim)?;
     let blocks = Blocks::new(config);
-    let blocks_read = (0..num_hidden_layers).map(|i| blocks.load(loader, i)).collect::<Result<Vec<_>>>()?;
+    let blocks_read = (0..num_hidden_layers).map(|i| blocks.load(loader, &format!("layers.{i}"), i));
+    let blocks_read = blocks_read.collect::<Result<Vec<_>>>()?;
     let head_maps = blocks.connection(loader, "hc_head", config.hc_mult, 1)?;
     let final_norm = loader.norm("norm", dim, rms_norm_eps)?;
     let head = if config.common.tie_word_embeddings {
@@ -38,7 +41,9 @@ pub(crate) fn load(config: &DeepseekV4Config, loader: &mut Loader<'_>) -> Result
         loader.head("head", vocab_size, dim)?
     };
     let stack = Stack::Streams { blocks: blocks_read, head: Box::new(head_maps) };
-    Ok(Decoder::assemble(ModelConfig::DeepseekV4(config.clone()), embedding, stack, final_norm, head))
+    let model_config = ModelConfig::DeepseekV4(config.clone());
+    let decoder = Decoder::assemble(model_config, embedding, stack, final_norm, head);
+    Ok(decoder.with_mtp(blocks.drafts(loader)?))
 }
 
 /// Frequencies of one kind of layers, for tokens and back again.
@@ -89,16 +94,41 @@ impl<'c> Blocks<'c> {
         }
     }
 
-    fn load(&self, loader: &mut Loader<'_>, layer_idx: usize) -> Result<StreamBlock> {
-        let prefix = format!("layers.{layer_idx}");
+    /// The MTP layers, which count on from the decoder's; `None` if the config names none, or if the checkpoint was
+    /// saved without them.
+    fn drafts(&self, loader: &mut Loader<'_>) -> Result<Option<Depths>> {
+        let DeepseekV4Config { common, num_nextn_predict_layers: count, .. } = self.config;
+        if !(0..*count).any(|k| loader.contains(&format!("mtp.{k}.e_proj.weight"))) {
+            return Ok(None);
+        }
+        let layers =
+            (0..*count).map(|k| self.draft(loader, &format!("mtp.{k}"), common.num_hidden_layers + k));
+        Ok(Some(Depths::Streams(layers.collect::<Result<_>>()?)))
+    }
+
+    fn draft(&self, loader: &mut Loader<'_>, prefix: &str, layer_idx: usize) -> Result<StreamMtpLayer> {
+        let common = &self.config.common;
+        let dim = common.hidden_size;
+        Ok(StreamMtpLayer {
+            embedding_norm: loader.block_norm(prefix, "enorm", common)?,
+            hidden_norm: loader.block_norm(prefix, "hnorm", common)?,
+            embedding_projection: loader.linear(&format!("{prefix}.e_proj"), [dim, dim], false)?,
+            hidden_projection: loader.linear(&format!("{prefix}.h_proj"), [dim, dim], false)?,
+            block: self.load(loader, prefix, layer_idx)?,
+            head: self.connection(loader, &format!("{prefix}.hc_head"), self.config.hc_mult, 1)?,
+            final_norm: loader.block_norm(prefix, "norm", common)?,
+        })
+    }
+
+    fn load(&self, loader: &mut Loader<'_>, prefix: &str, layer_idx: usize) -> Result<StreamBlock> {
         let common = &self.config.common;
         let maps = self.hyper.maps();
         Ok(StreamBlock {
             attention_connection: self.connection(loader, &format!("{prefix}.hc_attn"), maps, 3)?,
-            attention_norm: loader.block_norm(&prefix, "attn_norm", common)?,
+            attention_norm: loader.block_norm(prefix, "attn_norm", common)?,
             attention: self.attention(loader, &format!("{prefix}.attn"), layer_idx)?,
             ffn_connection: self.connection(loader, &format!("{prefix}.hc_ffn"), maps, 3)?,
-            ffn_norm: loader.block_norm(&prefix, "ffn_norm", common)?,
+            ffn_norm: loader.block_norm(prefix, "ffn_norm", common)?,
             ffn: Ffn::Moe(self.moe(loader, &format!("{prefix}.ffn"), layer_idx)?),
         })
     }
@@ -162,19 +192,25 @@ impl<'c> Blocks<'c> {
     fn compression(&self, loader: &mut Loader<'_>, prefix: &str, layer_idx: usize) -> Result<Compression> {
         let (ratio, head_dim) = (self.config.compress_ratios[layer_idx], self.config.common.head_dim);
         let indexer = self.config.indexer.filter(|_| ratio == CSA_RATIO);
-        let entries = self.compressor(loader, &format!("{prefix}.compressor"), ratio, head_dim)?;
+        let row = SharedKvRow { head_dim, qk_rope_head_dim: self.config.qk_rope_head_dim };
+        let row = PackedRow::SharedKv(row);
+        let entries = self.compressor(loader, &format!("{prefix}.compressor"), ratio, row)?;
         let indexer = match indexer {
             Some(indexer) => {
                 let prefix = format!("{prefix}.indexer");
                 let IndexerConfig { index_n_heads: num_heads, index_head_dim, index_topk: topk } = indexer;
                 let (dim, rank) = (self.config.common.hidden_size, self.config.q_lora_rank);
                 let query = [num_heads * index_head_dim, rank];
+                // Exact keys are never packed, so any form does.
+                let keys = IndexKeyRow { index_head_dim };
+                let keys = loader.index_format().packed(index_head_dim).unwrap_or(PackedRow::IndexKey(keys));
                 Some(EntryIndexer {
                     layer_idx,
                     query: loader.linear(&format!("{prefix}.wq_b"), query, false)?,
                     weights: loader.linear(&format!("{prefix}.weights_proj"), [num_heads, dim], false)?,
-                    keys: self.compressor(loader, &format!("{prefix}.compressor"), ratio, index_head_dim)?,
+                    keys: self.compressor(loader, &format!("{prefix}.compressor"), ratio, keys)?,
                     shape: IndexShape { num_heads, head_dim: index_head_dim, topk },
+                    format: loader.index_format(),
                 })
             }
             None => None,
@@ -188,8 +224,9 @@ impl<'c> Blocks<'c> {
         loader: &mut Loader<'_>,
         prefix: &str,
         ratio: usize,
-        width: usize,
+        packed: PackedRow,
     ) -> Result<EntryCompressor> {
+        let width = packed.width();
         // Windows overlap where entries are chosen: a token then has two halves of channels.
         let channels = if ratio == CSA_RATIO { 2 * width } else { width };
         let CommonConfig { hidden_size: dim, rms_norm_eps: eps, .. } = self.config.common;
@@ -200,6 +237,7 @@ impl<'c> Blocks<'c> {
                 ape: loader.tensor(&format!("{prefix}.ape"), &[ratio, channels])?,
                 norm: loader.norm(&format!("{prefix}.norm"), width, eps)?.weight,
                 eps,
+                packed,
             },
         })
     }

@@ -39,6 +39,16 @@ pub enum ModelError {
         /// What the config says.
         found: String,
     },
+    /// A rounded indexer was asked of a model that has none.
+    #[error("an indexer in {name} is what {families} can have; {model_type} has no such indexer")]
+    IndexFormat {
+        /// What it was to be rounded to.
+        name: &'static str,
+        /// The families that have one.
+        families: &'static str,
+        /// The family.
+        model_type: String,
+    },
     /// A tensor lies on another device than the one the step runs on.
     #[error("{what} lies on {found}, expected {expected}")]
     Device {

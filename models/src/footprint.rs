@@ -1,17 +1,17 @@
 //! [`Footprint`]: the memory that one rank's part of a model takes, from the config and the headers alone: a plan is
 //! made, and a model that does not fit is refused, before a byte of weights is read.
 
-use checkpoint::{Checkpoint, IndexerConfig, ModelConfig, MoeConfig, TensorInfo};
+use checkpoint::{Checkpoint, CommonConfig, IndexerConfig, ModelConfig, MoeConfig, TensorInfo};
 use kernels::{DType, GgmlType, ops};
 
 use crate::expert_format::expert_matrix;
 use crate::layers::{KvLayout, LayerKv};
-use crate::{ExpertFormat, Result};
+use crate::{ExpertFormat, IndexFormat, ModelOptions, Result};
 
 /// What the largest rank keeps in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// Weights, MTP and scales included, as they are kept. Norms and routers are widened to `F32`.
+    /// Weights, scales included, as they are kept. Norms and routers are widened to `F32`.
     pub weight_bytes: u64,
     /// KV cache per token over all layers.
     pub kv_bytes_per_token: u64,
@@ -23,7 +23,8 @@ pub struct Footprint {
 
 impl Footprint {
     /// The footprint of the largest of `ranks` ranks, for steps of at most `step_tokens` tokens and a cache of
-    /// `kv_dtype`, with routed experts in the form of `experts`: where that depends on what they lose, the larger one.
+    /// `kv_dtype` whose sequences can go back `rollback` tokens, in the forms of `options`: where that of routed experts
+    /// depends on what they lose, the larger one.
     ///
     /// # Errors
     /// [`crate::ModelError::Step`] for a dtype that the cache cannot have.
@@ -31,15 +32,16 @@ impl Footprint {
         checkpoint: &Checkpoint,
         ranks: usize,
         kv_dtype: DType,
+        rollback: usize,
         step_tokens: usize,
-        experts: ExpertFormat,
+        options: ModelOptions,
     ) -> Result<Self> {
         let config = checkpoint.config();
         Ok(Self {
-            weight_bytes: weight_bytes(checkpoint, ranks as u64, experts),
-            kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype)? as u64,
+            weight_bytes: weight_bytes(checkpoint, ranks as u64, options),
+            kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype, options.index)? as u64,
             // Windows and compressors have no heads to split.
-            kv_bytes_per_sequence: crate::kv_layout(config).bytes_per_sequence(kv_dtype) as u64,
+            kv_bytes_per_sequence: crate::kv_layout(config).bytes_per_sequence(kv_dtype, rollback) as u64,
             step_bytes: step_bytes(config, ranks as u64, step_tokens as u64),
         })
     }
@@ -72,7 +74,7 @@ fn share(name: &str) -> Share {
     {
         Share::Widened
     } else if is_one_of(&["q_a_proj", "kv_a_proj_with_mqa", "eh_proj", ".indexer."])
-        || is_one_of(&[".attn.wq_a.", ".attn.wkv.", ".compressor."])
+        || is_one_of(&[".attn.wq_a.", ".attn.wkv.", ".compressor.", ".e_proj.", ".h_proj."])
     {
         Share::Whole
     } else if is("k_proj") || is("v_proj") {
@@ -82,21 +84,19 @@ fn share(name: &str) -> Share {
     }
 }
 
-fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u64 {
+fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, options: ModelOptions) -> u64 {
     let key_heads = match checkpoint.config() {
         ModelConfig::Llama(config) => config.common.num_key_value_heads as u64,
         ModelConfig::Deepseek(config) => config.common.num_attention_heads as u64,
         ModelConfig::DeepseekV4(_) => 1,
     };
-    let is_v4 = matches!(checkpoint.config(), ModelConfig::DeepseekV4(_));
     let kept = |name: &str| {
         let Some(info) = checkpoint.info(name) else { return 0 };
-        // V4's draft layers are not read.
-        if is_v4 && name.starts_with("mtp.") {
-            return 0;
-        }
-        let bytes =
-            if expert_matrix(name).is_some() { expert_bytes(info, experts) } else { resident_bytes(info) };
+        let bytes = if expert_matrix(name).is_some() {
+            expert_bytes(info, options.experts)
+        } else {
+            resident_bytes(info)
+        };
         match share(name) {
             Share::Widened => info.shape.iter().product::<usize>() as u64 * 4,
             Share::Whole => bytes,
@@ -104,7 +104,7 @@ fn weight_bytes(checkpoint: &Checkpoint, ranks: u64, experts: ExpertFormat) -> u
             Share::Split => bytes.div_ceil(ranks),
         }
     };
-    checkpoint.names().map(kept).sum()
+    checkpoint.names().filter(|name| options.wants(checkpoint.config(), name)).map(kept).sum()
 }
 
 /// A tensor as a GPU keeps it, which is the only device that is planned for: ggml's blocks are bf16 there, but for MXFP4.
@@ -131,7 +131,7 @@ fn expert_bytes(info: &TensorInfo, experts: ExpertFormat) -> u64 {
     }
 }
 
-fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> Result<usize> {
+fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType, index: IndexFormat) -> Result<usize> {
     let of_rank = |layer: &LayerKv| match *layer {
         LayerKv::Gqa { num_kv_heads, head_dim } => {
             LayerKv::Gqa { num_kv_heads: num_kv_heads.div_ceil(ranks), head_dim }
@@ -140,7 +140,7 @@ fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType) -> Resul
         whole @ (LayerKv::Mla { .. } | LayerKv::SparseMla { .. } | LayerKv::Window { .. }) => whole,
     };
     let layers = crate::kv_layout(config).layers.iter().map(of_rank).collect();
-    KvLayout { layers }.bytes_per_token(dtype)
+    KvLayout { layers }.with_index(index).bytes_per_token(dtype)
 }
 
 /// Activations that are alive at once, all counted as `F32`, plus a quarter for what the allocator cannot fill.
@@ -180,6 +180,16 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
     let per_token = 3 * dim + attention.max(feed_forward);
     let scores = if has_indexer(config) { ops::INDEX_SCORE_BYTES as u64 } else { 0 };
     (tokens * per_token * 4 + tokens.min(64) * vocab * 4 + scores) / 4 * 5
+}
+
+/// Bytes of a row of a recorded step: its logits, and for an MTP layer that guesses what the layer starts from.
+pub fn recorded_row_bytes(config: &ModelConfig, mtp: bool) -> u64 {
+    let CommonConfig { hidden_size, vocab_size, .. } = *config.common();
+    let streams = match config {
+        ModelConfig::DeepseekV4(config) => config.hc_mult,
+        ModelConfig::Deepseek(_) | ModelConfig::Llama(_) => 1,
+    };
+    4 * (vocab_size + if mtp { streams * hidden_size } else { 0 }) as u64
 }
 
 /// Query heads, weights and selection of an indexer.

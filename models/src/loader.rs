@@ -13,7 +13,7 @@ use kernels::{Device, Tensor, Weight, WeightFormat};
 
 use crate::expert_format::ExpertStack;
 use crate::layers::{Embedding, Head, Linear, Mlp, RmsNorm, RowLinear};
-use crate::{ExpertFormat, Int8Report, ModelError, Result, Shard};
+use crate::{IndexFormat, Int8Report, ModelError, ModelOptions, Result, Shard};
 
 const VOCAB: &str = "vocab_size";
 
@@ -22,7 +22,7 @@ pub(crate) struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     device: &'a Device,
     comm: Arc<dyn Communicator>,
-    expert_format: ExpertFormat,
+    options: ModelOptions,
     ffn_names: FfnNames,
     int8_reports: Vec<Int8Report>,
     progress: &'a mut dyn FnMut(LoadProgress),
@@ -68,12 +68,13 @@ impl<'a> Loader<'a> {
         checkpoint: &'a Checkpoint,
         device: &'a Device,
         comm: Arc<dyn Communicator>,
-        expert_format: ExpertFormat,
+        options: ModelOptions,
         progress: &'a mut dyn FnMut(LoadProgress),
     ) -> Self {
-        let sizes = checkpoint.names().filter_map(|name| checkpoint.info(name));
+        let names = || checkpoint.names().filter(|name| options.wants(checkpoint.config(), name));
+        let sizes = names().filter_map(|name| checkpoint.info(name));
         let done = LoadProgress {
-            tensors_total: checkpoint.names().count(),
+            tensors_total: names().count(),
             bytes_total: sizes.map(|info| info.size_bytes as u64).sum(),
             ..LoadProgress::default()
         };
@@ -81,7 +82,7 @@ impl<'a> Loader<'a> {
             checkpoint,
             device,
             comm,
-            expert_format,
+            options,
             ffn_names: FfnNames { gate: "gate_proj", up: "up_proj", down: "down_proj", swiglu_limit: None },
             int8_reports: Vec::new(),
             progress,
@@ -102,14 +103,19 @@ impl<'a> Loader<'a> {
         Shard::new(self.comm.rank(), self.comm.size())
     }
 
+    /// What an indexer compares.
+    pub(crate) fn index_format(&self) -> IndexFormat {
+        self.options.index
+    }
+
     /// The ranks, for layers that meet them.
     pub(crate) fn comm(&self) -> Arc<dyn Communicator> {
         self.comm.clone()
     }
 
-    /// Whether the checkpoint has `name`.
+    /// Whether the checkpoint has `name`, and it is wanted.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.checkpoint.contains(name)
+        self.checkpoint.contains(name) && self.options.wants(self.checkpoint.config(), name)
     }
 
     /// `name` as `F32` of `shape`.
@@ -268,7 +274,7 @@ impl<'a> Loader<'a> {
     /// The experts in INT8, or `None` if they stay as stored.
     fn int8_experts(&mut self, stacks: &[ExpertStack; 3]) -> Result<Option<[Weight; 3]>> {
         let read = |stack: &ExpertStack| {
-            let Some((weight, report)) = self.expert_format.read_int8(self.checkpoint, stack)? else {
+            let Some((weight, report)) = self.options.experts.read_int8(self.checkpoint, stack)? else {
                 return Ok(None);
             };
             Ok::<_, ModelError>(Some((weight.to_device(self.device)?, report)))
@@ -333,6 +339,7 @@ impl<'a> Loader<'a> {
     /// Tensors of the checkpoint that nobody read, sorted. Rotary buffers, which the config determines, do not count.
     pub(crate) fn unknown_tensors(&self) -> Vec<String> {
         let names = self.checkpoint.names().filter(|name| !name.ends_with("rotary_emb.inv_freq"));
+        let names = names.filter(|name| self.options.wants(self.checkpoint.config(), name));
         let mut unknown: Vec<String> =
             names.filter(|name| !self.read.contains(*name)).map(str::to_owned).collect();
         unknown.sort();

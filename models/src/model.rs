@@ -9,7 +9,7 @@ use kernels::{Device, Tensor};
 use crate::layers::{KvCache, KvLayout};
 use crate::loader::Loader;
 use crate::{
-    Batch, ExpertFormat, Int8Report, ModelError, ModelSummary, Mtp, Result, StepContext, deepseek,
+    Batch, Int8Report, ModelError, ModelOptions, ModelSummary, Mtp, Result, StepContext, deepseek,
     deepseek_v2, deepseek_v3, deepseek_v4, deepseek_v32, llama,
 };
 
@@ -24,7 +24,9 @@ pub trait Model: Send + Sync {
     /// What each decoder layer caches per token on this rank.
     fn kv_layout(&self) -> &KvLayout;
 
-    /// Runs the batch's tokens, writing their keys into `kv`: the final-normed hidden states `[T, D]`.
+    /// Runs the batch's tokens, writing their keys into `kv`: hidden states `[T, W]`, which [`Model::logits`],
+    /// [`Model::final_normed`] and [`Mtp::forward`] take, whole or row by row. `W` is `D`, or all streams of a residual
+    /// that has several (V4).
     ///
     /// # Errors
     /// Ids beyond the vocabulary, slots beyond the cache, a cache of another layout. After an error the cache rows
@@ -33,8 +35,13 @@ pub trait Model: Send + Sync {
     /// All ranks of a tensor-parallel model call it together, with the same batch, and get the same bits.
     fn forward(&self, ctx: &mut StepContext<'_>, batch: &Batch, kv: &mut KvCache) -> Result<Tensor>;
 
-    /// Logits `[R, V]` of final-normed hidden states `[R, D]` (gather the rows that are sampled first); all ranks
-    /// together.
+    /// Rows `[R, W]` of hidden states, through the last norm: `[R, D]`.
+    ///
+    /// # Errors
+    /// Rows of another width.
+    fn final_normed(&self, hidden: &Tensor) -> Result<Tensor>;
+
+    /// Logits `[R, V]` of rows `[R, W]` of hidden states (gather those that are sampled first); all ranks together.
     fn logits(&self, hidden: &Tensor) -> Result<Tensor>;
 
     /// The multi-token-prediction layers, if the checkpoint has them.
@@ -90,22 +97,22 @@ pub fn load(
     comm: Arc<dyn Communicator>,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn Model>> {
-    load_with_experts(checkpoint, device, comm, ExpertFormat::AsStored, progress)
+    load_with(checkpoint, device, comm, ModelOptions::default(), progress)
 }
 
-/// As [`load`], with the routed experts in the form that `experts` asks for; [`Model::int8_experts`] tells what became
-/// of them.
+/// As [`load`], in the forms that `options` ask for; [`Model::int8_experts`] tells what became of routed experts.
 ///
 /// # Errors
-/// As [`load`].
-pub fn load_with_experts(
+/// As [`load`], and as [`crate::IndexFormat::check`].
+pub fn load_with(
     checkpoint: &Checkpoint,
     device: &Device,
     comm: Arc<dyn Communicator>,
-    experts: ExpertFormat,
+    options: ModelOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn Model>> {
-    let mut loader = Loader::new(checkpoint, device, comm, experts, progress);
+    options.index.check(checkpoint.config())?;
+    let mut loader = Loader::new(checkpoint, device, comm, options, progress);
     check_ranks(checkpoint.config(), loader.shard().size())?;
     let decoder = match checkpoint.config() {
         ModelConfig::Llama(config) => llama::load(config, &mut loader)?,

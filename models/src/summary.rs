@@ -6,6 +6,7 @@ use checkpoint::{
     ModelConfig, MoeConfig,
 };
 
+use crate::IndexFormat;
 use crate::deepseek_v2::is_moe_layer;
 use crate::layers::{KvLayout, LayerKv};
 
@@ -73,7 +74,7 @@ pub fn summary(config: &ModelConfig) -> ModelSummary {
     }
 }
 
-/// What each decoder layer caches per token.
+/// What each decoder layer caches per token; of indexers, exact keys ([`KvLayout::with_index`]).
 pub fn kv_layout(config: &ModelConfig) -> KvLayout {
     KvLayout { layers: (0..config.common().num_hidden_layers).map(|i| layer_kv(config, i)).collect() }
 }
@@ -88,15 +89,18 @@ fn layer_kv(config: &ModelConfig, layer_idx: usize) -> LayerKv {
     match config {
         ModelConfig::DeepseekV4(config) => LayerKv::Window {
             head_dim: config.common.head_dim,
+            qk_rope_head_dim: config.qk_rope_head_dim,
             sliding_window: config.sliding_window,
             ratio: ratio(config, layer_idx),
             index_head_dim: v4_indexer(config, layer_idx).map(|indexer| indexer.index_head_dim),
+            index: IndexFormat::Exact,
         },
         ModelConfig::Deepseek(DeepseekConfig { mla: Some(mla), indexer: Some(indexer), .. }) => {
             LayerKv::SparseMla {
                 kv_lora_rank: mla.kv_lora_rank,
                 qk_rope_head_dim: mla.qk_rope_head_dim,
                 index_head_dim: indexer.index_head_dim,
+                index: IndexFormat::Exact,
             }
         }
         ModelConfig::Deepseek(DeepseekConfig { mla: Some(mla), .. }) => {
@@ -112,8 +116,8 @@ fn layer_kv(config: &ModelConfig, layer_idx: usize) -> LayerKv {
 fn num_mtp_layers(config: &ModelConfig) -> usize {
     match config {
         ModelConfig::Deepseek(config) => config.num_nextn_predict_layers,
-        // V4's are not run.
-        ModelConfig::Llama(_) | ModelConfig::DeepseekV4(_) => 0,
+        ModelConfig::DeepseekV4(config) => config.num_nextn_predict_layers,
+        ModelConfig::Llama(_) => 0,
     }
 }
 
@@ -123,9 +127,12 @@ fn mtp_parameters(config: &ModelConfig) -> u64 {
     let mut counts = Counts::default();
     for depth in 0..num_mtp_layers(config) {
         counts.add_layer(config, num_hidden_layers + depth);
-        // enorm, hnorm, shared_head.norm; eh_proj.
+        // enorm, hnorm, the final norm; eh_proj, or e_proj and h_proj.
         counts.norms += 3 * dim;
         counts.dense += 2 * dim * dim;
+        if let ModelConfig::DeepseekV4(config) = config {
+            counts.connections += connection(config, config.hc_mult, 1);
+        }
     }
     counts.total()
 }
@@ -251,9 +258,9 @@ fn indexer_parameters(dim: u64, mla: &MlaConfig, indexer: &IndexerConfig) -> u64
     query + head_dim * dim + 2 * head_dim + heads * dim
 }
 
-/// V4's tokens per entry in layer `layer_idx`; draft layers have none.
+/// V4's tokens per entry in layer `layer_idx`.
 fn ratio(config: &DeepseekV4Config, layer_idx: usize) -> usize {
-    config.compress_ratios.get(layer_idx).copied().unwrap_or(0)
+    config.compress_ratios[layer_idx]
 }
 
 fn v4_indexer(config: &DeepseekV4Config, layer_idx: usize) -> Option<IndexerConfig> {

@@ -11,12 +11,13 @@ use checkpoint::Checkpoint;
 use comm::Solo;
 use kernels::ops::Int8Scales;
 use kernels::{DType, Device};
-use models::{ExpertFormat, Footprint, Model, int8_report, load_with_experts};
+use models::{ExpertFormat, Footprint, Model, ModelOptions, int8_report, load_with};
 use support::{argmax, load, prompt_logits};
 use testkit::Fixture;
 
 fn load_as(checkpoint: &Checkpoint, experts: ExpertFormat) -> Box<dyn Model> {
-    load_with_experts(checkpoint, &Device::Cpu, Arc::new(Solo), experts, &mut |_| {}).unwrap()
+    let options = ModelOptions { experts, ..Default::default() };
+    load_with(checkpoint, &Device::Cpu, Arc::new(Solo), options, &mut |_| {}).unwrap()
 }
 
 /// Root mean square of the distances, relative to that of `want`.
@@ -118,8 +119,8 @@ fn ranks_requantise_their_slices() {
     let whole = prompt_logits(&*load_as(&fixture.checkpoint(), ExpertFormat::Int8), &tokens);
     let logits = testkit::ranks(2, |comm| {
         let checkpoint = fixture.checkpoint();
-        let model =
-            load_with_experts(&checkpoint, &Device::Cpu, comm, ExpertFormat::Int8, &mut |_| {}).unwrap();
+        let options = ModelOptions { experts: ExpertFormat::Int8, ..Default::default() };
+        let model = load_with(&checkpoint, &Device::Cpu, comm, options, &mut |_| {}).unwrap();
         prompt_logits(&*model, &tokens)
     });
     for rank in logits {
@@ -139,7 +140,9 @@ fn the_footprint_counts_experts_as_they_are_kept() {
     ] {
         let checkpoint = Fixture::open(name).checkpoint();
         let kept = load_as(&checkpoint, experts).weight_bytes() as f64;
-        let planned = Footprint::new(&checkpoint, 1, DType::BF16, 16, experts).unwrap().weight_bytes as f64;
+        let options = ModelOptions { experts, ..Default::default() };
+        let planned =
+            Footprint::new(&checkpoint, 1, DType::BF16, 0, 16, options).unwrap().weight_bytes as f64;
         assert!(
             (1.0..1.01).contains(&(planned / kept)),
             "{name} {experts:?}: planned {planned}, kept {kept}"

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use checkpoint::{Checkpoint, LoadProgress};
 use kernels::{DType, Device, Tensor, ops, reference};
-use models::{ExpertFormat, Footprint, Model, Probe, StepContext};
+use models::{Footprint, Model, ModelOptions, Probe, StepContext, load_with};
 use random_model::{awkward_v3, random_model};
 use serde_json::json;
 use support::{Pool, Sequence, load_rank, prompt_logits};
@@ -170,17 +170,43 @@ fn strangers_are_reported() {
     }
 }
 
-/// V4's draft layers are left, which its user hears and no plan counts; a DSpark drafter's are refused.
+/// MTP layers are read for those who guess with them; for the others they cost nothing, and are no news either.
+#[test]
+fn mtp_layers_are_read_on_demand() {
+    for name in ["deepseek_v3_mtp", "deepseek_v4"] {
+        let checkpoint = Fixture::open(name).checkpoint();
+        let [with, without] = [true, false].map(|mtp| {
+            let options = ModelOptions { mtp, ..Default::default() };
+            let mut total = 0;
+            let mut progress = |done: LoadProgress| {
+                assert!(done.bytes_done <= done.bytes_total);
+                total = done.bytes_total;
+            };
+            let model = load_with(&checkpoint, &Device::Cpu, Arc::new(comm::Solo), options, &mut progress);
+            let model = model.unwrap();
+            assert_eq!((model.mtp().is_some(), model.unknown_tensors()), (mtp, &[][..]), "{name}");
+            let plan = Footprint::new(&checkpoint, 1, DType::F32, 0, 16, options).unwrap().weight_bytes;
+            (model.weight_bytes() as u64, total, plan)
+        });
+        let stored = with.1 - without.1;
+        assert!(
+            (100_000..300_000).contains(&stored),
+            "{name}: {stored} bytes in the layer, its copies apart"
+        );
+        // Norms stored in bf16 are widened.
+        for saved in [with.0 - without.0, with.2 - without.2] {
+            assert!((stored..stored + stored / 50).contains(&saved), "{name}: {saved} of {stored} bytes");
+        }
+    }
+}
+
+/// A copy of the embedding beside V4's draft layer is no news; a DSpark drafter's tensors are refused.
 #[test]
 fn draft_tensors_of_v4() {
     let fixture = Fixture::open("deepseek_v4");
-    let plan = |checkpoint: &Checkpoint| {
-        Footprint::new(checkpoint, 1, DType::F32, 16, ExpertFormat::AsStored).unwrap().weight_bytes
-    };
-    let dir = fixture.copy_with("mtp.0.enorm.weight", 64);
-    let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!(load(&checkpoint).unwrap().unknown_tensors(), ["mtp.0.enorm.weight"]);
-    assert_eq!(plan(&checkpoint), plan(&fixture.checkpoint()));
+    let dir = fixture.copy_with("mtp.0.head.weight", 64);
+    let model = load(&Checkpoint::open(dir.path()).unwrap()).unwrap();
+    assert!(model.unknown_tensors().is_empty(), "{:?}", model.unknown_tensors());
     let dir = fixture.copy_with("mtp.0.markov_head.markov_w1.weight", 64);
     let error = load(&Checkpoint::open(dir.path()).unwrap()).err().unwrap().to_string();
     assert!(error.contains("DSpark") && error.contains("mtp.0.markov_head.markov_w1.weight"), "{error}");

@@ -163,9 +163,15 @@ fn a_cache_of_another_model_is_refused() {
     let error = v3.forward(&mut StepContext::new(&Device::Cpu), &batch, &mut pool.kv).unwrap_err();
     assert_eq!(error.to_string(), "kv has 3, expected 4 layers");
     let error = KvCache::new(&Device::Cpu, llama.kv_layout(), 4, 4, DType::U32).unwrap_err();
-    assert_eq!(error.to_string(), "kv dtype has U32, expected F32, BF16, or F8_E4M3 for latent rows");
+    assert_eq!(
+        error.to_string(),
+        "kv dtype has U32, expected F32, BF16, or F8_E4M3 for rows that all heads share"
+    );
     let error = KvCache::new(&Device::Cpu, llama.kv_layout(), 4, 4, DType::F8E4M3).unwrap_err();
-    assert_eq!(error.to_string(), "kv dtype has F8_E4M3, expected F32, BF16, or F8_E4M3 for latent rows");
+    assert_eq!(
+        error.to_string(),
+        "kv dtype has F8_E4M3, expected F32, BF16, or F8_E4M3 for rows that all heads share"
+    );
     assert!(KvCache::new(&Device::Cpu, v3.kv_layout(), 4, 4, DType::F8E4M3).is_ok());
 }
 

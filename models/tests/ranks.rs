@@ -193,7 +193,13 @@ fn ranks_read_their_share_and_what_is_replicated() {
 
 #[test]
 fn draft_layers_work_on_ranks() {
-    let fixture = Fixture::open("deepseek_v3_mtp");
+    for name in ["deepseek_v3_mtp", "deepseek_v4"] {
+        draft_layer_works_on_ranks(name);
+    }
+}
+
+fn draft_layer_works_on_ranks(name: &str) {
+    let fixture = Fixture::open(name);
     let (golden, tokens) = (fixture.golden(), fixture.golden().u32s("p33.ids"));
     for size in [2, 3] {
         let all = on_ranks(fixture.dir(), size, |model| {
@@ -207,10 +213,10 @@ fn draft_layers_work_on_ranks() {
             let batch = pool.batch(&mut [(&mut draft, 32)]);
             let mtp = model.mtp().unwrap();
             let drafted = mtp.forward(&mut ctx, 0, &batch, &hidden, pool.mtp_kv.as_mut().unwrap()).unwrap();
-            model.logits(&drafted).unwrap().to_vec_f32()
+            mtp.logits(0, &drafted).unwrap().to_vec_f32()
         });
         for found in all {
-            assert_close("MTP", &found, &golden.f32s("p33.mtp_logits"), 256, 3e-4);
+            assert_close(name, &found, &golden.f32s("p33.mtp_logits"), 256, 3e-4);
         }
     }
 }

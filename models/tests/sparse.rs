@@ -22,7 +22,7 @@ use latent::{
     DIM, DIMS, Q_RANK, apply, linear, naive, norm, poisoned, query_latent, rotate, scattered, step,
 };
 use models::layers::{IndexShape, Indexer, LayerNorm, Mla, SparseMla};
-use models::{Batch, KvCache, LayerKv, Model, StepContext};
+use models::{Batch, IndexFormat, KvCache, LayerKv, Model, StepContext};
 use random_model::{awkward_v3, awkward_v32, random_model};
 use serde_json::{Value, json};
 use support::{Pool, Sequence, load_rank, prompt_logits};
@@ -33,6 +33,7 @@ const KV: LayerKv = LayerKv::SparseMla {
     kv_lora_rank: DIMS.kv_lora_rank,
     qk_rope_head_dim: DIMS.qk_rope_head_dim,
     index_head_dim: SHAPE.head_dim,
+    index: IndexFormat::Exact,
 };
 const TOKENS: usize = 37;
 
@@ -50,6 +51,7 @@ fn indexer(random: &mut Random, mla: &Mla) -> Indexer {
         weights: linear(random, SHAPE.num_heads, DIM),
         shape: SHAPE,
         rope: mla.rope.clone(),
+        format: IndexFormat::Exact,
     }
 }
 
@@ -178,7 +180,12 @@ fn a_copied_block_is_whole() {
 fn the_draft_layer_has_an_indexer_of_its_own() {
     let model = load(&awkward_v32());
     let mtp = model.mtp().expect("an MTP layer");
-    let kv = LayerKv::SparseMla { kv_lora_rank: 27, qk_rope_head_dim: 10, index_head_dim: 15 };
+    let kv = LayerKv::SparseMla {
+        kv_lora_rank: 27,
+        qk_rope_head_dim: 10,
+        index_head_dim: 15,
+        index: IndexFormat::Exact,
+    };
     assert_eq!(mtp.kv_layout().layers, [kv]);
     assert_eq!(*mtp.kv_layout(), models::mtp_kv_layout(model.config()));
     let tokens = prompt(30);
@@ -210,7 +217,7 @@ fn reads_at(model: &dyn Model, context: usize) -> [u64; 2] {
     let block_size = 16_usize.next_multiple_of(model.kv_layout().block_tokens());
     let blocks: Vec<u32> = (0..context.div_ceil(block_size) as u32).collect();
     let kv = KvCache::new(&Device::Cpu, model.kv_layout(), blocks.len(), block_size, DType::F32).unwrap();
-    let mut kv = kv.with_state_slots(1).unwrap();
+    let mut kv = kv.with_state_slots(1, 0).unwrap();
     let paged = PagedBatch::new(&Device::Cpu, block_size, &[(1, context, &blocks)]).unwrap();
     let mut paged = paged.with_state_slots(&[0]).unwrap();
     let reads = Arc::new(CacheReads::default());

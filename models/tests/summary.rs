@@ -7,7 +7,7 @@ mod support;
 
 use checkpoint::ModelConfig;
 use kernels::DType;
-use models::{kv_layout, mtp_kv_layout, summary};
+use models::{IndexFormat, kv_layout, mtp_kv_layout, summary};
 use serde_json::{Value, json};
 use support::load;
 use testkit::Fixture;
@@ -149,13 +149,34 @@ fn kv_bytes_of_the_released_models() {
     let packed = kv_layout(&config(&v32())).bytes_per_token(DType::F8E4M3).unwrap();
     assert_eq!(packed, 61 * (656 + 2 * 128));
     assert_eq!(mtp_kv_layout(&config(&v32())).bytes_per_token(DType::BF16).unwrap(), 1152 + 256);
+    // As released, a key has 128 bytes and a scale, beside latent rows in bf16 and beside packed ones.
+    let released = kv_layout(&config(&v32())).with_index(IndexFormat::Fp8);
+    assert_eq!(released.bytes_per_token(DType::BF16).unwrap(), 78_324);
+    assert_eq!(released.bytes_per_token(DType::F8E4M3).unwrap(), 48_068);
     // V4 in bf16 (architectures of the release): entries alone grow with the context; the rest is state per sequence.
     assert_eq!((bytes(v4_flash()), bytes(v4_pro())), (6880, 9848));
     let flash = kv_layout(&config(&v4_flash()));
     assert_eq!((flash.block_tokens(), flash.has_state()), (128, true));
     // 43 windows of 128 rows in bf16; of each of 21 and 20 compressors what it has not finished, in f32.
     let pending = 21 * 8 * 4 * (512 + 128) * 4 + 20 * 128 * 2 * 512 * 4;
-    assert_eq!(flash.bytes_per_sequence(DType::BF16), 43 * 128 * 512 * 2 + pending);
+    assert_eq!(flash.bytes_per_sequence(DType::BF16, 0), 43 * 128 * 512 * 2 + pending);
+    // Packed rows of 584 bytes, and exact index keys in bf16 beside them: 4,501.25 bytes per token, in blocks of 128.
+    let rows = |index: usize| 21 * 32 * (584 + index) + 20 * 584;
+    assert_eq!(flash.block_bytes(DType::F8E4M3).unwrap(), rows(256));
+    assert_eq!(flash.bytes_per_token(DType::F8E4M3).unwrap(), 4502);
+    // Index keys as released too: 3,514.25 in FP4, or 3,850.25 in FP8; of V4-Pro 5,031 and 5,511.
+    let of = |json: Value, format| {
+        kv_layout(&config(&json)).with_index(format).block_bytes(DType::F8E4M3).unwrap()
+    };
+    assert_eq!(of(v4_flash(), IndexFormat::Fp8), rows(132));
+    assert_eq!(of(v4_flash(), IndexFormat::Fp8) * 4, 128 * 15_401);
+    assert_eq!(of(v4_flash(), IndexFormat::Fp4) * 4, 128 * 14_057);
+    assert_eq!(of(v4_pro(), IndexFormat::Fp8) / 128, 5511);
+    assert_eq!(of(v4_pro(), IndexFormat::Fp4) / 128, 5031);
+    assert_eq!(flash.bytes_per_sequence(DType::F8E4M3, 0), 43 * 128 * 584 + pending);
+    // To go back 3 tokens takes 3 rows more of each of these rings.
+    let rows = 43 * 512 * 2 + 21 * 4 * (512 + 128) * 4 + 20 * 2 * 512 * 4;
+    assert_eq!(flash.bytes_per_sequence(DType::BF16, 3) - flash.bytes_per_sequence(DType::BF16, 0), 3 * rows);
     assert!(!kv_layout(&config(&v3())).has_state());
     // R1-Distill-Llama-8B: 32 layers of 8 key heads of 128 channels, keys and values.
     let distill = json!({
@@ -196,7 +217,13 @@ fn loading_finds_what_the_config_announces() {
         match fixture.name() {
             "deepseek_v3_fp8" => assert!(model.weight_bytes() as u64 > stored),
             // Tables of expert ids are no parameters; a layer of them has four bytes for each token's choice.
-            "deepseek_v4" | "deepseek_v4_smallhca" => {
+            // The matrices of its draft layer are stored in bf16.
+            "deepseek_v4" => {
+                let decoder = 4 * (summary.total_parameters + 256 * 2);
+                let draft = (model.weight_bytes() as u64 - decoder) as f64 / summary.mtp_parameters as f64;
+                assert!((2.0..2.6).contains(&draft), "{draft} bytes for each parameter of the draft layer");
+            }
+            "deepseek_v4_smallhca" => {
                 assert_eq!(model.weight_bytes() as u64, 4 * (stored + 256 * 2), "{}", fixture.name());
             }
             "deepseek_v4_quant" => {

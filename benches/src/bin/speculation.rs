@@ -85,7 +85,7 @@ fn main() -> Result<()> {
     let (plain, model) = Way::new(&args, None)?;
     let mut ways = vec![plain];
     let guess = |drafter, num_tokens| Some(Speculation { drafter, num_tokens });
-    if model.engine().model().mtp().is_some() {
+    if model.engine().model().summary().mtp_parameters > 0 {
         for num_tokens in [1, 2, 3] {
             ways.push(Way::new(&args, guess(Drafter::Mtp, num_tokens))?.0);
         }

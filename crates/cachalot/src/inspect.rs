@@ -6,6 +6,7 @@ use std::fmt;
 use checkpoint::ModelConfig;
 use engine::default_kv_dtype;
 use kernels::DType;
+use models::IndexFormat;
 use serde::Serialize;
 use text::PromptFormat;
 
@@ -54,14 +55,15 @@ pub struct KvCost {
 
 impl Inspection {
     /// Inspects a model; a hub id is downloaded first if it is not in the cache. `kv_dtype` replaces the cache's
-    /// default element type.
+    /// default element type, `index` is the form of V3.2's index keys in it.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for files that are missing, damaged or of an unsupported kind, [`Error::Model`] for an
-    /// element type that the model's cache cannot have.
+    /// element type or a form of index keys that the model's cache cannot have.
     pub fn of(
         source: &ModelSource,
         kv_dtype: Option<DType>,
+        index: IndexFormat,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, Error> {
         let opened = source.open(progress)?;
@@ -76,7 +78,8 @@ impl Inspection {
         let format =
             opened.tokenizer().and_then(|tokenizer| Ok(PromptFormat::new(&tokenizer, &common.model_type)?));
         let dtype = kv_dtype.unwrap_or_else(|| default_kv_dtype(common));
-        let bytes_per_token = models::kv_layout(config).bytes_per_token(dtype)? as u64;
+        index.check(config)?;
+        let bytes_per_token = models::kv_layout(config).with_index(index).bytes_per_token(dtype)? as u64;
         Ok(Self {
             model: opened.name.clone(),
             architecture: common.architecture.clone(),

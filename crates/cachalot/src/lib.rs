@@ -53,7 +53,7 @@ pub use input::Input;
 pub use int8_report::{Int8Cost, Int8Row, Int8Table};
 pub use kernels::{DType, Precision};
 pub use model::LanguageModel;
-pub use models::ExpertFormat;
+pub use models::{ExpertFormat, IndexFormat};
 pub use options::{GenerateOptions, LoadOptions};
 pub use output::{Event, FinishReason, Output};
 pub use source::{ModelSource, Progress};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use checkpoint::{GenerationConfig, ModelConfig};
 use engine::{Engine, EngineOptions, Request, Sequence};
+use kernels::Device;
 use text::encoding::fim;
 use text::{Prompt, PromptFormat, ReasoningSplitter, Tokenizer};
 
@@ -91,6 +92,7 @@ impl LanguageModel {
             speculation: options.speculation,
             ..EngineOptions::default()
         };
+        options.index.check(checkpoint.config())?;
         let OpenDevices { ranks, notice } =
             ranks::open_devices(&checkpoint, &options.device, options.tensor_parallel)?;
         if let Some(notice) = notice {
@@ -100,8 +102,8 @@ impl LanguageModel {
         if let Some(plan) = ranks::plan(&checkpoint, &ranks, &sizes, &options)? {
             progress(Progress::Notice(plan.to_string()));
         }
-        let experts = options.experts;
-        let ranks = ranks::load(&checkpoint, ranks, options.device.transport, experts, &mut |done| {
+        let model_options = |device: &Device| options.model(device);
+        let ranks = ranks::load(&checkpoint, ranks, options.device.transport, model_options, &mut |done| {
             progress(Progress::Weights(done));
         })?;
         if let Some(notice) = ranks::int8_notice(&ranks) {

@@ -1,9 +1,9 @@
 //! [`LoadOptions`] and [`GenerateOptions`]: every choice a caller has, with the model's own choices as defaults.
 
 use checkpoint::GenerationConfig;
-use engine::{SamplingParams, Speculation};
-use kernels::DType;
-use models::ExpertFormat;
+use engine::{Drafter, SamplingParams, Speculation};
+use kernels::{DType, Device};
+use models::{ExpertFormat, IndexFormat, ModelOptions};
 
 use crate::DeviceOptions;
 
@@ -13,7 +13,7 @@ pub struct LoadOptions {
     /// Tokens of context per sequence; `None` takes the model's own, at most
     /// [`engine::DEFAULT_CONTEXT_LEN`].
     pub context_len: Option<usize>,
-    /// Element type of the KV cache (`F32`, `BF16`, or `F8E4M3` for latent caches); `None` follows the checkpoint.
+    /// Element type of the KV cache (`F32`, `BF16`, or `F8E4M3` for MLA and V4); `None` follows the checkpoint.
     pub kv_dtype: Option<DType>,
     /// Sequences of full length that may be in work or kept by chats at once.
     pub max_sequences: usize,
@@ -31,8 +31,22 @@ pub struct LoadOptions {
     pub device: DeviceOptions,
     /// What becomes of routed experts; `None` leaves it to [`ExpertFormat::default_for`] each device.
     pub experts: Option<ExpertFormat>,
-    /// Guesses tokens and checks several in a step; the texts are the same ([`engine::EngineOptions::speculation`]).
+    /// What the indexer of V3.2 or V4 compares; other models have [`IndexFormat::Exact`] only.
+    pub index: IndexFormat,
+    /// Guesses tokens and checks several in a step; the texts are the same ([`engine::EngineOptions::speculation`]). MTP
+    /// layers are read only if they are to guess.
     pub speculation: Option<Speculation>,
+}
+
+impl LoadOptions {
+    /// What they mean for the model on `device`.
+    pub(crate) fn model(&self, device: &Device) -> ModelOptions {
+        ModelOptions {
+            experts: self.experts.unwrap_or_else(|| ExpertFormat::default_for(device)),
+            index: self.index,
+            mtp: self.speculation.is_some_and(|speculation| speculation.drafter == Drafter::Mtp),
+        }
+    }
 }
 
 impl Default for LoadOptions {
@@ -49,6 +63,7 @@ impl Default for LoadOptions {
             tensor_parallel: 1,
             device: DeviceOptions::default(),
             experts: None,
+            index: IndexFormat::Exact,
             speculation: None,
         }
     }

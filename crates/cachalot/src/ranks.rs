@@ -4,29 +4,30 @@ use std::sync::Arc;
 
 use checkpoint::{Checkpoint, LoadProgress};
 use comm::{Communicator, GroupOptions, Transport};
-use engine::{Drafter, MemoryPlan, RANK_DEADLINE, Rank, Sizes};
+use engine::{MemoryPlan, RANK_DEADLINE, Rank, Sizes};
 use kernels::Device;
-use models::{ExpertFormat, Footprint, ModelError};
+use models::{Footprint, ModelError, ModelOptions};
 
 use crate::device::{DeviceOptions, OpenDevices};
 use crate::{Error, LoadOptions};
 
-/// Reads the model of `checkpoint` split over `devices`, one for each rank, which meet by way of `transport`. They load one after the other, each from
-/// the pages that the last one left in the operating system's cache; `progress` counts them as one load.
+/// Reads the model of `checkpoint` split over `devices`, one for each rank, which meet by way of `transport`, in the forms
+/// that `options` asks for on each. They load one after the other, each from the pages that the last one left in the
+/// operating system's cache; `progress` counts them as one load.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
     devices: Vec<Device>,
     transport: Transport,
-    experts: Option<ExpertFormat>,
+    options: impl Fn(&Device) -> ModelOptions,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Vec<Rank>, Error> {
     let size = devices.len();
-    let options = GroupOptions { transport, deadline: RANK_DEADLINE, ..GroupOptions::default() };
-    let group = comm::group(&devices, &options).map_err(ModelError::from)?;
-    let load = |(index, (device, comm)): (usize, (Device, Arc<dyn Communicator>))| {
-        let mut report = |done| progress(overall(done, index, size));
-        let experts = experts.unwrap_or_else(|| ExpertFormat::default_for(&device));
-        let model = models::load_with_experts(checkpoint, &device, Arc::clone(&comm), experts, &mut report)?;
+    let group_options = GroupOptions { transport, deadline: RANK_DEADLINE, ..GroupOptions::default() };
+    let group = comm::group(&devices, &group_options).map_err(ModelError::from)?;
+    let load = |(rank, (device, comm)): (usize, (Device, Arc<dyn Communicator>))| {
+        let mut report = |done| progress(overall(done, rank, size));
+        let comm_of_model = Arc::clone(&comm);
+        let model = models::load_with(checkpoint, &device, comm_of_model, options(&device), &mut report)?;
         Ok(Rank { model, device, comm })
     };
     devices.into_iter().zip(group).enumerate().map(load).collect()
@@ -64,14 +65,19 @@ pub(crate) fn plan(
     sizes: &Sizes,
     options: &LoadOptions,
 ) -> Result<Option<MemoryPlan>, Error> {
-    let Sizes { kv_dtype, kv_tokens, step_tokens, state_slots, .. } = *sizes;
-    let drafts = options.speculation.is_some_and(|speculation| speculation.drafter == Drafter::Mtp);
+    let Sizes { kv_dtype, kv_tokens, step_tokens, state_slots, rollback, recorded_rows, .. } = *sizes;
     let footprint = |ranks, device: &Device| {
-        let experts = options.experts.unwrap_or_else(|| ExpertFormat::default_for(device));
-        let mut footprint = Footprint::new(checkpoint, ranks, kv_dtype, step_tokens, experts)?;
-        if drafts {
-            let mtp = models::mtp_kv_layout(checkpoint.config()).bytes_per_token(kv_dtype)?;
-            footprint.kv_bytes_per_token += mtp as u64;
+        let model = options.model(device);
+        let mut footprint = Footprint::new(checkpoint, ranks, kv_dtype, rollback, step_tokens, model)?;
+        if model.mtp {
+            let mtp = models::mtp_kv_layout(checkpoint.config()).with_index(options.index);
+            footprint.kv_bytes_per_token += mtp.bytes_per_token(kv_dtype)? as u64;
+            footprint.kv_bytes_per_sequence += mtp.bytes_per_sequence(kv_dtype, rollback) as u64;
+        }
+        if recorded_rows > 0 {
+            // Beside the rows the state that fill-up rows write to; their block is too small to count.
+            let row = models::recorded_row_bytes(checkpoint.config(), model.mtp);
+            footprint.step_bytes += recorded_rows as u64 * row + footprint.kv_bytes_per_sequence;
         }
         Ok::<_, Error>(footprint)
     };

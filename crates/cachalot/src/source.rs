@@ -16,7 +16,7 @@ pub enum ModelSource {
     Embedded,
     /// A directory with `config.json`, safetensors files and `tokenizer.json`; or a GGUF file, or a directory with one.
     Path(PathBuf),
-    /// A hub id, `org/name` or `org/name@revision`, downloaded into a cache if it is not there yet.
+    /// A hub id, `org/name` or `org/name@revision`, with `:PICK` for one of several GGUF models, downloaded into a cache if it is not there yet.
     Hub {
         /// The id.
         id: String,
@@ -48,7 +48,7 @@ pub(crate) struct Opened {
 }
 
 impl ModelSource {
-    /// The model's directory, downloaded if need be; `None` for the embedded model.
+    /// The model's directory or GGUF file, downloaded if need be; `None` for the embedded model.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the hub cannot deliver it.

@@ -218,8 +218,46 @@ fn inspect_tells_sizes_without_loading() {
     let fp8: Value = serde_json::from_str(&fp8).unwrap();
     // 32 bytes, one scale, 16 bf16, filled up to a multiple of 16.
     assert_eq!(fp8["kv_cache"]["bytes_per_token"], 4 * 80);
+    let v4 = stdout(&run(&["inspect", "--json", "--kv-dtype", "fp8", &fixture("deepseek_v4")]));
+    let v4: Value = serde_json::from_str(&v4).unwrap();
+    // 24 bytes, one scale, 8 bf16, filled up to multiples of 8, and 16 bf16 of an index key: for 4 tokens in two layers,
+    // without the key for 128 in one.
+    assert_eq!(v4["kv_cache"]["bytes_per_token"], (2 * 32 * (48 + 32) + 48u64).div_ceil(128));
     let llama = run(&["inspect", "--kv-dtype", "fp8", &fixture("llama3_distill")]);
-    assert!(stderr(&llama).contains("F8_E4M3 for latent rows"), "{}", stderr(&llama));
+    assert!(stderr(&llama).contains("F8_E4M3 for rows that all heads share"), "{}", stderr(&llama));
+}
+
+#[test]
+fn an_indexer_in_fp8_by_option() {
+    let option = ["--indexer-kv-dtype", "fp8"];
+    let [v3, v32, v4] = ["deepseek_v3", "deepseek_v32", "deepseek_v4"].map(fixture);
+    let bytes = |options: &[&str]| {
+        let args = [&["inspect", "--json"], options, &[&v32]].concat();
+        let page: Value = serde_json::from_str(&stdout(&run(&args))).unwrap();
+        page["kv_cache"]["bytes_per_token"].as_u64().unwrap()
+    };
+    // 3 layers of a latent of 32 and a rope key of 16, and of an index key of 32.
+    assert_eq!(bytes(&[]), 3 * (48 * 4 + 32 * 4));
+    assert_eq!(bytes(&option), 3 * (48 * 4 + 32 + 4));
+    assert_eq!(bytes(&[&option[..], &["--kv-dtype", "fp8"]].concat()), 3 * (80 + 32 + 4));
+    let refused =
+        "an indexer in FP8 is what deepseek_v32 and deepseek_v4 can have; deepseek_v3 has no such indexer";
+    assert_error(&run(&[&["inspect"], &option[..], &[&v3]].concat()), refused);
+    // The demo model is a deepseek_v3.
+    assert_error(&run(&[&["run"], &option[..], &["hi"]].concat()), refused);
+    let fp4 = ["--indexer-kv-dtype", "fp4"];
+    let refused = "an indexer in FP4 is what deepseek_v4 can have; deepseek_v32 has no such indexer";
+    assert_error(&run(&[&["inspect"], &fp4[..], &[&v32]].concat()), refused);
+    // V4: two layers of a row of 32 and an index key of 16 for 4 tokens, one of a row for 128.
+    for (option, key) in [(option, 16 + 4), (fp4, 8 + 1 + 3)] {
+        let args = [&["inspect", "--json"], &option[..], &[&v4]].concat();
+        let page: Value = serde_json::from_str(&stdout(&run(&args))).unwrap();
+        let block = 2 * 32 * (32 * 4 + key) + 32 * 4u64;
+        assert_eq!(page["kv_cache"]["bytes_per_token"], block.div_ceil(128));
+    }
+    // Goldens are exact maths.
+    assert_eq!(code(&run(&[&["verify"], &option[..], &[&v32]].concat())), 2);
+    assert!(stdout(&run(&["verify", "--help"])).contains("--indexer-kv-dtype of run and serve"));
 }
 
 #[test]

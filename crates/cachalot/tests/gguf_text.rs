@@ -84,4 +84,13 @@ fn the_binary_takes_a_file() {
     assert_eq!(inspection["model_type"], "qwen2");
     assert!(inspection["weight_bytes_by_dtype"]["Q4_0"].as_u64().unwrap() > 0, "{inspection}");
     assert!(!inspection["prompt_format"].is_null(), "{inspection}");
+    let report: Value = serde_json::from_str(&cachalot(&["verify", "--json", path])).unwrap();
+    assert_eq!(report["outcome"], "pass", "{report}");
+    // Another model's file finds no goldens beside it.
+    let lonely = tempfile::tempdir().unwrap();
+    let copy = lonely.path().join("model.gguf");
+    std::fs::copy(&file, &copy).unwrap();
+    let verify = Command::new(env!("CARGO_BIN_EXE_cachalot")).arg("verify").arg(&copy).output().unwrap();
+    let message = String::from_utf8(verify.stderr).unwrap();
+    assert!(verify.status.code() == Some(1) && message.contains("golden.safetensors"), "{message}");
 }

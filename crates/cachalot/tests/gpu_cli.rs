@@ -71,7 +71,7 @@ fn a_gpu_that_cannot_be_used_is_refused_with_the_reason() {
 
 #[test]
 fn a_model_that_does_not_fit_is_refused_with_the_plan_and_what_helps() {
-    let output = soft(&["run", QUESTION, "--device", "cuda"], &[("SOFTGPU_MEMORY_MIB", "12")]);
+    let output = soft(&["run", QUESTION, "--device", "cuda"], &[("SOFTGPU_MEMORY_MIB", "10")]);
     assert_error(&output, "the model does not fit: cuda:0 needs");
     let said = stderr(&output);
     assert!(said.contains("weights") && said.contains("KV") && said.contains("--tp"), "{said}");
@@ -93,12 +93,36 @@ fn the_demo_model_answers_on_a_soft_gpu_and_shows_its_plan() {
     assert_eq!(stdout(&gpu), stdout(&cpu.unwrap()));
 }
 
+/// Its MTP layer starts from what replayed steps keep: from anything else it would guess wrong.
+#[test]
+fn the_demo_models_guesses_are_as_right_on_a_soft_gpu() {
+    let args =
+        ["run", QUESTION, "--max-tokens", "16", "--temperature", "0", "--ctx-size", "128", "--speculate"];
+    for speculation in ["mtp:1", "mtp:3"] {
+        let run = |device| {
+            let output = soft(&[&args[..], &[speculation, "--json", "--device", device]].concat(), &[]);
+            assert!(output.status.success(), "{}", stderr(&output));
+            serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap()
+        };
+        let (cpu, gpu) = (run("cpu"), run("cuda"));
+        assert_eq!(gpu["text"], cpu["text"]);
+        assert_eq!(gpu["speculation"], cpu["speculation"], "{speculation}");
+        assert!(gpu["speculation"]["acceptance_rate"].as_f64().unwrap() > 0.5, "{gpu}");
+    }
+}
+
 #[test]
 fn ranks_on_soft_gpus_hold_the_goldens() {
-    let dir = Fixture::open("deepseek_v2_lite").dir().display().to_string();
-    for (ranks, transport) in [("2", "nccl"), ("4", "nccl"), ("2", "host")] {
+    for (fixture, ranks, transport) in [
+        ("deepseek_v2_lite", "2", "nccl"),
+        ("deepseek_v2_lite", "4", "nccl"),
+        ("deepseek_v2_lite", "2", "host"),
+        ("deepseek_v4_smallhca", "2", "nccl"),
+    ] {
+        let dir = Fixture::open(fixture).dir().display().to_string();
         let args = ["verify", &dir, "--device", "cuda", "--tp", ranks, "--tp-transport", transport];
         let output = soft(&args, &[("SOFTGPU_DEVICES", "4")]);
-        assert!(output.status.success(), "{transport} {ranks}: {}{}", stdout(&output), stderr(&output));
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert!(output.status.success(), "{fixture} {transport} {ranks}: {said}");
     }
 }

@@ -9,10 +9,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use cachalot::{
-    Drafter, Error, Event, EventStream, FinishReason, GenerateOptions, Input, LanguageModel, LoadOptions,
-    Message, ModelSource, Speculation,
+    DType, Drafter, Error, Event, EventStream, FinishReason, GenerateOptions, IndexFormat, Input,
+    LanguageModel, LoadOptions, Message, ModelSource, Speculation,
 };
 use futures_core::Stream;
+use serde_json::json;
+use testkit::Fixture;
 
 fn model() -> LanguageModel {
     LanguageModel::load(ModelSource::Embedded, LoadOptions::default()).unwrap()
@@ -20,6 +22,46 @@ fn model() -> LanguageModel {
 
 fn limited(max_tokens: usize) -> GenerateOptions {
     GenerateOptions { max_tokens: Some(max_tokens), ignore_eos: true, ..GenerateOptions::greedy() }
+}
+
+/// `tokenizer.json` of 256 tokens, the bytes, in the letters that byte-level tokenizers write them in.
+fn bytes_tokenizer() -> String {
+    let is_plain = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let others = (0..=u8::MAX).filter(|byte| !is_plain(byte)).count() as u32;
+    let letters = (0..=u8::MAX).filter(is_plain).map(char::from);
+    let letters = letters.chain((0..others).map(|i| char::from_u32(0x100 + i).unwrap()));
+    let vocab: serde_json::Map<_, _> =
+        letters.zip(0..256).map(|(c, id)| (c.to_string(), id.into())).collect();
+    let bytes = json!({
+        "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false,
+    });
+    json!({
+        "version": "1.0", "added_tokens": [], "pre_tokenizer": bytes, "decoder": bytes,
+        "model": {"type": "BPE", "merges": [], "vocab": vocab},
+    })
+    .to_string()
+}
+
+/// The option arrives: the cache of every rank has packed index keys, and the text is another than that of exact maths, the
+/// same however many ranks there are.
+#[test]
+fn an_indexer_in_fp8_by_option() {
+    let dir = Fixture::open("deepseek_v32").copy();
+    std::fs::write(dir.path().join("tokenizer.json"), bytes_tokenizer()).unwrap();
+    let prompt = "The quick brown fox jumps over the lazy dog.";
+    let text = |index, tensor_parallel| {
+        let options = LoadOptions { index, tensor_parallel, max_sequences: 1, ..Default::default() };
+        let model = LanguageModel::load(ModelSource::Path(dir.path().to_owned()), options).unwrap();
+        // 3 layers of a latent of 32 and a rope key of 16, and an index key of 32.
+        let key = if index == IndexFormat::Fp8 { 32 + 4 } else { 4 * 32 };
+        let layout = model.engine().model().kv_layout().bytes_per_token(DType::F32).unwrap();
+        assert_eq!(layout, 3 * (4 * 48 + key));
+        model.generate(Input::Raw(prompt.to_owned()), &limited(24)).unwrap().tokens
+    };
+    let fp8 = text(IndexFormat::Fp8, 1);
+    assert_eq!(fp8.len(), 24);
+    assert_ne!(fp8, text(IndexFormat::Exact, 1));
+    assert_eq!(fp8, text(IndexFormat::Fp8, 2));
 }
 
 #[test]

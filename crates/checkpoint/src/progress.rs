@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 pub struct LoadProgress {
     /// Tensors read so far.
     pub tensors_done: usize,
-    /// Tensors in the checkpoint, those that no layer reads included.
+    /// Tensors in the checkpoint, those that no layer reads included, MTP layers only if they are wanted.
     pub tensors_total: usize,
     /// Bytes of the tensors read so far.
     pub bytes_done: u64,

@@ -286,7 +286,7 @@ fn v4_config() -> Value {
 #[test]
 fn v4_is_read_whole() {
     let ModelConfig::DeepseekV4(config) = parse(&v4_config()).unwrap() else { panic!("V4") };
-    assert_eq!(config.compress_ratios, [0, 4, 128], "the draft layer's is not the decoder's");
+    assert_eq!(config.compress_ratios, [0, 4, 128, 0], "the draft layer's is the last");
     assert_eq!((config.common.head_dim, config.common.intermediate_size), (32, 24));
     assert_eq!((config.moe.scoring_func, config.indexer.unwrap().index_topk), (ScoringFunc::SqrtSoftplus, 6));
     assert_eq!((config.swiglu_limit, config.hc_mult, config.num_hash_layers), (Some(1.5), 4, 1));

@@ -254,6 +254,99 @@ fn a_repository_of_pickles_is_refused_before_anything_is_fetched() {
     client(&hub).refused(MODEL, &["weights", "none among 1 files"]);
 }
 
+const PARTS: [&str; 2] = ["Q8_0/m-Q8_0-00001-of-00002.gguf", "Q8_0/m-Q8_0-00002-of-00002.gguf"];
+
+/// A hub with three quantisations, one of them in two parts, and what a repository of GGUF files has besides.
+fn gguf_hub() -> HubServer {
+    let hub = hub();
+    hub.edit(|state| {
+        let files = state.commits.get_mut(COMMIT_B).unwrap();
+        files.retain(|name, _| !name.contains("safetensors"));
+        for name in ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "mmproj-m.gguf", PARTS[0], PARTS[1]] {
+            files.insert(name.to_owned(), name.repeat(30).into_bytes());
+        }
+    });
+    hub
+}
+
+#[test]
+fn one_of_several_gguf_models_is_fetched_alone() {
+    let hub = gguf_hub();
+    let client = client(&hub);
+    hub.edit(|state| state.cuts = 1);
+    let file = client.get("org/name:q4_k_m").unwrap();
+    assert!(file.ends_with(format!("snapshots/{COMMIT_B}/m-Q4_K_M.gguf")), "{}", file.display());
+    assert_eq!(std::fs::read(&file).unwrap(), "m-Q4_K_M.gguf".repeat(30).into_bytes());
+    let log = hub.log();
+    assert_eq!(transfers(&log, "m-Q4_K_M.gguf"), ["bytes=0-", "bytes=100-"]);
+    assert!(log[1..].iter().all(|line| line.contains("/m-Q4_K_M.gguf ")), "nothing else: {log:?}");
+    assert_eq!(client.get("org/name@main:m-Q4_K_M.gguf").unwrap(), file);
+    assert_eq!(hub.log().len(), 1, "it is there already");
+}
+
+#[test]
+fn all_parts_of_a_gguf_model_are_fetched() {
+    let hub = gguf_hub();
+    let client = client(&hub);
+    let first = client.get("org/name:Q8_0").unwrap();
+    assert!(first.ends_with(PARTS[0]), "{}", first.display());
+    assert!(first.with_file_name("m-Q8_0-00002-of-00002.gguf").is_file());
+    hub.edit(|state| drop(state.commits.get_mut(COMMIT_B).unwrap().remove(PARTS[1])));
+    self::client(&hub)
+        .refused("org/name:Q8_0", &["the part Q8_0/m-Q8_0-00002-of-00002.gguf", "no such file"]);
+}
+
+#[test]
+fn the_choice_among_gguf_models_is_the_users() {
+    let hub = gguf_hub();
+    let client = client(&hub);
+    client.refused(MODEL, &["org/name:Q4_K_M", "3 of them: Q8_0/m-Q8_0, m-Q4_K_M, m-Q4_K_S"]);
+    client.refused("org/name:Q2_K", &["ends in Q2_K", "m-Q4_K_S"]);
+    assert_eq!(hub.log().len(), 2, "nothing is fetched");
+    // The only one needs no choice, and weights as safetensors are not given up for it.
+    hub.edit(|state| {
+        state
+            .commits
+            .get_mut(COMMIT_B)
+            .unwrap()
+            .retain(|name, _| name == "m-Q4_K_S.gguf" || name == "config.json");
+    });
+    assert!(client.get(MODEL).unwrap().ends_with("m-Q4_K_S.gguf"));
+    let both = self::hub();
+    both.edit(|state| drop(state.commits.get_mut(COMMIT_B).unwrap().insert("m.gguf".to_owned(), vec![1])));
+    let client = self::client(&both);
+    Checkpoint::open(&client.get(MODEL).unwrap()).unwrap();
+    assert!(!both.log().iter().any(|line| line.contains("m.gguf")));
+    client.refused("org/name:Q4_0", &["GGUF models", "1 of them: m"]);
+}
+
+#[test]
+fn a_damaged_gguf_file_is_refused() {
+    let hub = gguf_hub();
+    hub.edit(|state| state.damage = true);
+    client(&hub).refused("org/name:Q4_K_S", &["m-Q4_K_S.gguf", "SHA-256", "the file was removed"]);
+}
+
+#[test]
+fn offline_has_the_gguf_models_that_were_fetched() {
+    let hub = gguf_hub();
+    let mut client = client(&hub);
+    let file = client.get("org/name:Q4_K_M").unwrap();
+    let parts = client.get("org/name:Q8_0").unwrap();
+    hub.log();
+    client.options.offline = true;
+    assert_eq!(client.get("org/name:Q4_K_M").unwrap(), file);
+    assert_eq!(client.get("org/name:Q8_0").unwrap(), parts);
+    client.refused(MODEL, &["org/name:Q4_K_M", "2 of them: Q8_0/m-Q8_0, m-Q4_K_M"]);
+    client.refused("org/name:Q4_K_S", &["ends in Q4_K_S", "in the cache", "2 of them"]);
+    std::fs::write(client.options.cache_dir.join("models--org--name/unverified/m-Q4_K_M.gguf"), "").unwrap();
+    client.refused("org/name:Q4_K_M", &["m-Q4_K_M.gguf", "cut off before its check"]);
+    std::fs::remove_file(parts.with_file_name("m-Q8_0-00002-of-00002.gguf")).unwrap();
+    client.refused("org/name:Q8_0", &["m-Q8_0-00002-of-00002.gguf", "only other parts"]);
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(hub.log(), Vec::<String>::new(), "offline means no request");
+}
+
 #[test]
 fn an_index_naming_an_absent_shard_is_refused() {
     let hub = hub();
@@ -267,9 +360,20 @@ fn a_directory_is_itself_and_nonsense_is_refused() {
     let client = client(&hub);
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(client.get(dir.path().to_str().unwrap()).unwrap(), dir.path());
-    for nonsense in
-        ["", "name", "../name", "org/..", "a/b/c", "org/name@../x", "org/na me", "/no/such/dir", "org/name@"]
-    {
+    for nonsense in [
+        "",
+        "name",
+        "../name",
+        "org/..",
+        "a/b/c",
+        "org/name@../x",
+        "org/na me",
+        "/no/such/dir",
+        "org/name@",
+        "org/name:",
+        "org/name:../x",
+        "org/name:a b",
+    ] {
         client.refused(nonsense, &["an existing directory, or a hub id", "neither"]);
     }
     assert!(hub.log().is_empty());

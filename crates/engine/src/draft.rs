@@ -13,7 +13,7 @@ use crate::{EngineError, RankView};
 pub(crate) struct DraftState {
     /// Its cache, over the same blocks as the main model's.
     pub(crate) kv: KvCache,
-    /// Final-normed hidden states of all rows of the last step, until they are used.
+    /// Hidden states of all rows of the last step, until they are used.
     pub(crate) hidden: Option<Tensor>,
 }
 
@@ -40,6 +40,8 @@ impl DraftChunk {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DraftInput {
     pub(crate) chunks: Vec<DraftChunk>,
+    /// Slots that the step copied to snapshots: the layer's rows of it are there only now.
+    pub(crate) state_saves: Vec<(u32, u32)>,
 }
 
 /// A sequence that is still guessed for.
@@ -61,6 +63,9 @@ impl DraftInput {
         let hidden = gather(&hidden, &rows)?;
         let chunks: Vec<StepChunk> = self.chunks.iter().map(|draft| draft.chunk.clone()).collect();
         let mut hidden = forward(rank.device, mtp, &mut state.kv, &chunks, &hidden)?;
+        if !self.state_saves.is_empty() {
+            state.kv.copy_states(&self.state_saves)?;
+        }
 
         let ends = self.chunks.iter().scan(0, |end, draft| {
             *end += draft.chunk.tokens.len() as u32;
@@ -74,7 +79,7 @@ impl DraftInput {
         while !open.is_empty() {
             let rows: Vec<u32> = open.iter().map(|open| open.row).collect();
             let last = gather(&hidden, &rows)?.into_owned();
-            let logits = rank.model.logits(&last)?;
+            let logits = mtp.logits(0, &last)?;
             ask_group(rank.comm)?;
             let tokens = most_probable(&logits)?;
             let mut rows = Vec::new();
@@ -99,14 +104,14 @@ impl DraftInput {
 
     /// The last guess at what follows sequence `index`, under the position of the token before it.
     fn guessed(&self, index: usize, guesses: &[Vec<u32>]) -> StepChunk {
-        let StepChunk { tokens, start, blocks, .. } = &self.chunks[index].chunk;
+        let StepChunk { tokens, start, blocks, slot } = &self.chunks[index].chunk;
         let guesses = &guesses[index];
         let position = start + tokens.len() - 1 + guesses.len();
         StepChunk {
             tokens: guesses.last().copied().into_iter().collect(),
             start: position,
             blocks: blocks.clone(),
-            slot: None,
+            slot: *slot,
         }
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use checkpoint::CommonConfig;
 use kernels::{DType, Device, Tensor};
-use models::{KvCache, Model, StepContext};
+use models::{KvCache, KvLayout, Model, Mtp, StepContext};
 use scheduler::BlockAllocator;
 
 use crate::draft::{DraftInput, DraftState};
 use crate::ranks::{RankState, Ranks};
-use crate::recorded::RecordedDecode;
+use crate::recorded::{self, RecordedDecode};
 use crate::speculation::{Drafter, Speculation};
 use crate::state_slots::{StateSlot, StateSlots};
 use crate::step::{StepChunk, StepInput, StepTensors};
@@ -29,7 +29,7 @@ pub const RANK_DEADLINE: Duration = Duration::from_secs(120);
 pub struct EngineOptions {
     /// Positions a sequence may reach; `None` takes the model's own, at most [`DEFAULT_CONTEXT_LEN`].
     pub context_len: Option<usize>,
-    /// Element type of the KV cache, `F32`, `BF16`, or `F8_E4M3` for latent (MLA) caches; `None` takes `F32` for
+    /// Element type of the KV cache, `F32`, `BF16`, or `F8_E4M3` for MLA and V4; `None` takes `F32` for
     /// checkpoints stored in single precision and `BF16` for all others.
     pub kv_dtype: Option<DType>,
     /// Tokens per KV block; rounded up to whole rows where a row of the cache stands for several tokens.
@@ -49,8 +49,7 @@ pub struct EngineOptions {
     pub commit_cache: bool,
     /// Records decode steps on devices that can, and replays them. Off, every step is launched kernel by kernel.
     pub record_decode: bool,
-    /// Guesses tokens and checks several in a step; `None` computes one after the other. With [`Drafter::Mtp`] no decode
-    /// step is recorded.
+    /// Guesses tokens and checks several in a step; `None` computes one after the other.
     pub speculation: Option<Speculation>,
     /// How long a step waits for the other ranks after the first has finished its part.
     pub rank_deadline: Duration,
@@ -88,6 +87,10 @@ pub struct Sizes {
     pub step_tokens: usize,
     /// States that are kept, of models that keep any: sequences under way, and snapshots of the prefix cache.
     pub state_slots: usize,
+    /// Tokens that such a state can go back: those of a step that were guessed.
+    pub rollback: usize,
+    /// Rows of logits, and of hidden states for an MTP layer, that recorded steps keep.
+    pub recorded_rows: usize,
 }
 
 impl EngineOptions {
@@ -117,7 +120,51 @@ impl EngineOptions {
         let kv_tokens = context_len.saturating_mul(self.max_sequences);
         let step_tokens = self.prefill_chunk.min(context_len);
         let state_slots = self.state_slots.saturating_add(self.state_snapshots);
-        Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens, state_slots })
+        let rollback = self.speculation.map_or(0, |speculation| speculation.num_tokens);
+        let recorded_rows =
+            if self.record_decode { recorded::kept_rows(self.state_slots, 1 + rollback) } else { 0 };
+        Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens, state_slots, rollback, recorded_rows })
+    }
+
+    /// Whether the model's MTP layer guesses.
+    fn drafts(&self) -> bool {
+        self.speculation.is_some_and(|speculation| speculation.drafter == Drafter::Mtp)
+    }
+
+    /// What a rank's steps change, over `blocks` blocks of `size` tokens.
+    fn rank_state(
+        &self,
+        rank: &Rank,
+        sizes: &Sizes,
+        [blocks, size]: [usize; 2],
+    ) -> Result<RankState, EngineError> {
+        let Sizes { kv_dtype, context_len, state_slots, rollback, .. } = *sizes;
+        let records = self.record_decode && rank.device.can_record() && rank.comm.is_capturable();
+        // Recorded steps are filled up with rows that write to a block and a state slot behind all others.
+        let spare = usize::from(records);
+        let cache = |layout: &KvLayout, spare: usize| {
+            let new = if self.poison_cache { KvCache::poisoned } else { KvCache::new };
+            new(&rank.device, layout, blocks + spare, size, kv_dtype)?
+                .with_state_slots(state_slots + spare, rollback)
+        };
+        let mut kv = cache(rank.model.kv_layout(), spare)?;
+        let mtp = rank.model.mtp().filter(|_| self.drafts());
+        let mut mtp_kv = mtp.map(|mtp| cache(mtp.kv_layout(), 0)).transpose()?;
+        if self.commit_cache && rank.device == Device::Cpu {
+            // Zeros over zeros: what is written has a page.
+            let pairs: Vec<(u32, u32)> = (1..blocks as u32).map(|block| (0, block)).collect();
+            kv.copy_blocks(&pairs)?;
+            mtp_kv.iter_mut().try_for_each(|kv| kv.copy_blocks(&pairs))?;
+        }
+        let shape = recorded::Shape {
+            block_size: size,
+            max_blocks: context_len.div_ceil(size),
+            verify_rows: 1 + rollback,
+            keeps_hidden: mtp_kv.is_some(),
+        };
+        let spares = [blocks as u32, state_slots as u32];
+        let decode = records.then(|| RecordedDecode::new(shape, spares));
+        Ok(RankState { kv, decode, draft: mtp_kv.map(|kv| DraftState { kv, hidden: None }) })
     }
 }
 
@@ -162,15 +209,19 @@ impl Engine {
         check_group(&ranks)?;
         let common = ranks[0].model.config().common();
         let vocab_size = common.vocab_size;
-        let Sizes { kv_dtype, context_len, state_slots, .. } = options.sizes(common)?;
+        let sizes = options.sizes(common)?;
+        let Sizes { kv_dtype, context_len, state_slots, rollback, .. } = sizes;
         let layout = ranks[0].model.kv_layout();
         let size = options.block_size.next_multiple_of(layout.block_tokens());
-        let slots = StateSlots::new(if layout.has_state() { options.state_slots } else { 0 });
-        let state_bytes = layout.bytes_per_sequence(kv_dtype).saturating_mul(state_slots) * ranks.len();
-        let drafts = options.speculation.is_some_and(|speculation| speculation.drafter == Drafter::Mtp);
+        let slots = StateSlots::new(if layout.has_state() { options.state_slots } else { 0 }, rollback);
+        let drafts = options.drafts();
+        let drafter = ranks[0].model.mtp().filter(|_| drafts);
+        let states = [Some(layout), drafter.map(Mtp::kv_layout)].into_iter().flatten();
+        let slot_bytes: usize = states.map(|layout| layout.bytes_per_sequence(kv_dtype, rollback)).sum();
+        let state_bytes = slot_bytes.saturating_mul(state_slots) * ranks.len();
         if let Some(speculation) = &options.speculation {
             let has_mtp = ranks.iter().all(|rank| rank.model.mtp().is_some());
-            speculation.validate(has_mtp, layout.has_state())?;
+            speculation.validate(has_mtp)?;
         }
         let row_bytes = |rank: &Rank| {
             let mtp =
@@ -194,30 +245,9 @@ impl Engine {
         if let Some(available_bytes) = available_bytes {
             return Err(EngineError::Memory { context_len, needed_bytes, available_bytes });
         }
-        let cache = if options.poison_cache { KvCache::poisoned } else { KvCache::new };
         let ranks = ranks.into_iter().map(|rank| {
-            let records = options.record_decode
-                && rank.device.can_record()
-                && rank.comm.is_capturable()
-                && !slots.exist()
-                && !drafts;
-            // Recorded steps are filled up with rows that write to a block behind all others.
-            let spare = usize::from(records);
-            let kv = cache(&rank.device, rank.model.kv_layout(), blocks + spare, size, kv_dtype)?;
-            let mut kv = kv.with_state_slots(state_slots)?;
-            let mtp = rank.model.mtp().filter(|_| drafts);
-            let mut mtp_kv =
-                mtp.map(|mtp| cache(&rank.device, mtp.kv_layout(), blocks, size, kv_dtype)).transpose()?;
-            if options.commit_cache && on_cpu {
-                // Zeros over zeros: what is written has a page.
-                let pairs: Vec<(u32, u32)> = (1..blocks as u32).map(|block| (0, block)).collect();
-                kv.copy_blocks(&pairs)?;
-                mtp_kv.iter_mut().try_for_each(|kv| kv.copy_blocks(&pairs))?;
-            }
-            let max_blocks = context_len.div_ceil(size);
-            let decode = records.then(|| RecordedDecode::new(size, max_blocks, blocks as u32));
-            let draft = mtp_kv.map(|kv| DraftState { kv, hidden: None });
-            Ok((rank, RankState { kv, decode, draft }))
+            let state = options.rank_state(&rank, &sizes, [blocks, size])?;
+            Ok((rank, state))
         });
         let ranks = Ranks::new(ranks.collect::<Result<_, EngineError>>()?, options.rank_deadline)?;
         let EngineOptions { prefill_chunk, speculation, .. } = *options;
@@ -261,7 +291,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Blocks`] if the pool is full, [`EngineError::Request`] for ids beyond the vocabulary,
     /// [`EngineError::Rank`] if a rank of several fails; a failed step leaves the sequence as it was, or empty if the model
-    /// keeps state for it.
+    /// keeps state for it that cannot go back so far.
     pub fn extend(
         &self,
         ctx: &mut StepContext<'_>,
@@ -285,10 +315,10 @@ impl Engine {
         mut read: impl FnMut(&Tensor) -> R,
     ) -> Result<Option<R>, EngineError> {
         let (start, count) = (sequence.len(), tokens.len() as u32);
-        sequence.table.grow_to(start + tokens.len())?;
         if self.slots.exist() && sequence.slot.is_none() {
             sequence.slot = Some(self.slots.take()?);
         }
+        sequence.table.grow_to(start + tokens.len())?;
         let slot = sequence.slot.as_ref().map(StateSlot::number);
         let blocks = sequence.table.blocks().to_vec();
         let chunk = StepChunk { tokens: tokens.to_vec(), start, blocks, slot };
@@ -300,14 +330,10 @@ impl Engine {
         let logit_rows = logit_rows.collect();
         let step = StepInput { chunks: vec![chunk], logit_rows, ..StepInput::default() };
         let output = self.step(ctx, &Arc::new(step), |tensors| tensors.logits.map(&mut read));
-        match output {
-            Ok(_) => sequence.commit(tokens),
-            // The rows of a window may be overwritten.
-            Err(_) if sequence.slot.is_some() => {
-                sequence.truncate(0);
-                sequence.table.truncate(0);
-            }
-            Err(_) => sequence.table.truncate(start),
+        // Whatever the step wrote before it failed, it wrote as if it had not.
+        sequence.commit(tokens);
+        if output.is_err() {
+            sequence.truncate(start);
         }
         output
     }

@@ -10,6 +10,7 @@ use models::StepContext;
 
 use crate::draft::{DraftChunk, DraftInput};
 use crate::speculation::{Drafter, Speculation, ngram};
+use crate::state_slots::StateSlot;
 use crate::step::StepChunk;
 use crate::{Engine, EngineError, GenerationStats, LogitRows, Request, Sampled, Sampler, Sequence};
 
@@ -213,9 +214,10 @@ impl Generation {
             Drafter::Mtp => {
                 let tokens = known()[start + 1..self.sequence.len() + 1].to_vec();
                 let blocks = self.sequence.table.blocks().to_vec();
-                let chunk = StepChunk { tokens, start, blocks, slot: None };
-                let chunk = DraftChunk { chunk, first_row: 0, count };
-                self.engine.draft(DraftInput { chunks: vec![chunk] })?.swap_remove(0)
+                let slot = self.sequence.slot.as_ref().map(StateSlot::number);
+                let chunk = StepChunk { tokens, start, blocks, slot };
+                let chunks = vec![DraftChunk { chunk, first_row: 0, count }];
+                self.engine.draft(DraftInput { chunks, ..DraftInput::default() })?.swap_remove(0)
             }
         };
         if !self.sequence.has_room(self.guesses.len() + 1) {

@@ -17,7 +17,8 @@ use models::{KvCache, Model, ModelError};
 
 use crate::EngineError;
 use crate::draft::DraftState;
-use crate::recorded::{DecodeRow, RecordedDecode};
+use crate::recorded::RecordedDecode;
+use crate::step::StepChunk;
 
 /// How long to wait for the other ranks' reports once it is known that the step has failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
@@ -60,17 +61,21 @@ pub struct RankView<'a> {
 }
 
 impl RankView<'_> {
-    /// What `read` makes of the logits of one decode step from a recording, or `None` where none is made.
+    /// What `read` makes of one decode step over `chunks` from a recording, or `None` where none is made. Its hidden states
+    /// are the MTP layer's, if that guesses.
     pub(crate) fn decode<R>(
         &mut self,
-        rows: &[DecodeRow<'_>],
+        chunks: &[StepChunk],
         read: &mut impl FnMut(&Tensor) -> Result<R, EngineError>,
     ) -> Result<Option<R>, EngineError> {
-        let Self { model, device, comm, kv, decode, .. } = self;
-        match decode {
-            Some(decode) => decode.step(device, *comm, *model, kv, rows, read),
-            None => Ok(None),
-        }
+        let Self { model, device, comm, kv, decode, draft } = self;
+        let Some(decode) = decode else { return Ok(None) };
+        decode.step(device, *comm, *model, kv, chunks, &mut |kept| {
+            if let Some(draft) = draft {
+                draft.hidden.clone_from(&kept.hidden);
+            }
+            read(&kept.logits)
+        })
     }
 }
 

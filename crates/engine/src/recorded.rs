@@ -1,8 +1,9 @@
 //! [`RecordedDecode`]: decode steps that a device has recorded, one for each size of batch, and replays.
 //!
 //! A decode step is hundreds of launches of a few microseconds each; replayed as one graph they cost one. The inputs
-//! lie in memory that is kept and rewritten before every replay. A batch smaller than its bucket is filled up with rows
-//! that write to a block of the cache that no sequence owns.
+//! lie in memory that is kept and rewritten before every replay. A step has one row for each sequence, and where
+//! tokens are guessed one more for each guess. A batch smaller than its bucket is filled up with sequences whose rows
+//! write to a block of the cache that no other owns, and to a state slot that none has.
 
 use std::collections::BTreeMap;
 
@@ -12,46 +13,69 @@ use models::{Batch, KvCache, Model, StepContext};
 
 use crate::EngineError;
 use crate::ranks::ask_group;
+use crate::step::StepChunk;
 
-/// Sizes of batch that are recorded; a larger batch runs in the ordinary way.
+/// Sequences of a step that is recorded; a larger batch runs in the ordinary way.
 const BUCKETS: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 
-/// One sequence's part of a decode step.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct DecodeRow<'a> {
-    /// Its new token.
-    pub(crate) token: u32,
-    /// The token's position.
-    pub(crate) position: u32,
-    /// The sequence's block table, with room for the token.
-    pub(crate) blocks: &'a [u32],
-}
+/// Most rows of a step that is recorded: a larger one has work enough to hide its launches, and its logits are large.
+const MAX_ROWS: usize = 256;
 
 /// The recordings of one rank.
 #[derive(Debug)]
 pub(crate) struct RecordedDecode {
-    block_size: usize,
-    /// Blocks of the longest sequence: the width of every recorded block table.
-    max_blocks: usize,
+    shape: Shape,
     /// The block that fill-up rows write to.
     spare_block: u32,
-    buckets: BTreeMap<usize, Bucket>,
+    /// The state slot that they write to.
+    spare_slot: u32,
+    buckets: BTreeMap<Size, Bucket>,
+}
+
+/// What all recordings of an engine have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) block_size: usize,
+    /// Blocks of the longest sequence: the width of every recorded block table.
+    pub(crate) max_blocks: usize,
+    /// Rows of a sequence whose guesses are checked: its newest token, and as many guesses as there may be.
+    pub(crate) verify_rows: usize,
+    /// Whether hidden states are kept beside the logits, for an MTP layer to start from.
+    pub(crate) keeps_hidden: bool,
+}
+
+/// The size of a recorded step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Size {
+    sequences: usize,
+    rows: usize,
 }
 
 #[derive(Debug)]
 struct Bucket {
     batch: Batch,
-    recording: Recording<Tensor>,
+    recording: Recording<()>,
+    kept: Kept,
+}
+
+/// What a replayed step gives, in memory of its own: step memory is scratch of all recordings. The rows past those of the
+/// step mean nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    /// `[R, V]`.
+    pub(crate) logits: Tensor,
+    /// What the model's forward returned, `[R, W]`, if it is wanted.
+    pub(crate) hidden: Option<Tensor>,
 }
 
 impl RecordedDecode {
-    /// Nothing recorded yet. `spare_block` belongs to no sequence.
-    pub(crate) fn new(block_size: usize, max_blocks: usize, spare_block: u32) -> Self {
-        Self { block_size, max_blocks, spare_block, buckets: BTreeMap::new() }
+    /// Nothing recorded yet. The spare block and state slot belong to no sequence.
+    pub(crate) fn new(shape: Shape, [spare_block, spare_slot]: [u32; 2]) -> Self {
+        Self { shape, spare_block, spare_slot, buckets: BTreeMap::new() }
     }
 
-    /// What `read` makes of the logits of one decode step, or `None` where this device does not record a step of this
-    /// size. Their rows past those of `rows` mean nothing.
+    /// What `read` makes of one step over `chunks` that scores all its rows, or `None` where this device does not record a
+    /// step of this size.
     ///
     /// # Errors
     /// As a forward, and those of `read`. After an error nothing stays recorded for this size.
@@ -61,55 +85,194 @@ impl RecordedDecode {
         comm: &dyn Communicator,
         model: &dyn Model,
         kv: &mut KvCache,
-        rows: &[DecodeRow<'_>],
-        read: &mut impl FnMut(&Tensor) -> Result<R, EngineError>,
+        chunks: &[StepChunk],
+        read: &mut impl FnMut(&Kept) -> Result<R, EngineError>,
     ) -> Result<Option<R>, EngineError> {
-        let Some(&size) = BUCKETS.iter().find(|&&size| size >= rows.len()) else {
+        let Some(size) = self.shape.size(chunks) else {
             return Ok(None);
         };
         let bucket = match self.buckets.remove(&size) {
             Some(mut bucket) => {
-                self.write(&mut bucket.batch, size, rows)?;
+                self.write(&mut bucket.batch, size, chunks)?;
                 bucket
             }
-            None => match self.record(size, device, model, kv, rows)? {
+            None => match self.record(size, device, model, kv, chunks)? {
                 Some(bucket) => bucket,
                 None => return Ok(None),
             },
         };
         // Read before anybody can step again: the next replay writes the same memory.
-        let logits = bucket.recording.replay()?;
+        bucket.recording.replay()?;
         ask_group(comm)?;
-        let result = read(logits)?;
+        let result = read(&bucket.kept)?;
         self.buckets.insert(size, bucket);
         Ok(Some(result))
     }
 
     fn record(
         &self,
-        size: usize,
+        size: Size,
         device: &Device,
         model: &dyn Model,
         kv: &mut KvCache,
-        rows: &[DecodeRow<'_>],
+        chunks: &[StepChunk],
     ) -> Result<Option<Bucket>, EngineError> {
-        let mut batch = Batch::resident(device, self.block_size, size, self.max_blocks)?;
-        self.write(&mut batch, size, rows)?;
+        let Shape { block_size, max_blocks, keeps_hidden, .. } = self.shape;
+        let mut batch = Batch::resident(device, block_size, [size.sequences, size.rows], max_blocks)?;
+        self.write(&mut batch, size, chunks)?;
+        let mut kept = None;
         let recording = device.record(|| {
             let hidden = model.forward(&mut StepContext::new(device), &batch, kv)?;
-            Ok::<_, EngineError>(model.logits(&hidden)?)
+            let logits = model.logits(&hidden)?;
+            let hidden = keeps_hidden.then_some(&hidden);
+            let kept = match &mut kept {
+                Some(kept) => kept,
+                // The first run, which is not recorded yet.
+                None => kept.insert(Kept {
+                    logits: room_for(device, &logits)?,
+                    hidden: hidden.map(|hidden| room_for(device, hidden)).transpose()?,
+                }),
+            };
+            if let Some((kept, hidden)) = kept.hidden.as_mut().zip(hidden) {
+                kept.write(hidden)?;
+            }
+            Ok::<_, EngineError>(kept.logits.write(&logits)?)
         })?;
-        Ok(recording.map(|recording| Bucket { batch, recording }))
+        Ok(recording.zip(kept).map(|(recording, kept)| Bucket { batch, recording, kept }))
     }
 
-    /// Makes `batch` the step of `rows`, filled up to `size`.
-    fn write(&self, batch: &mut Batch, size: usize, rows: &[DecodeRow<'_>]) -> Result<(), EngineError> {
-        let spare = [self.spare_block];
-        let fill = DecodeRow { token: 0, position: 0, blocks: &spare };
-        let all = || rows.iter().copied().chain(std::iter::repeat(fill)).take(size);
-        let tokens: Vec<u32> = all().map(|row| row.token).collect();
-        let positions: Vec<u32> = all().map(|row| row.position).collect();
-        let sequences: Vec<_> = all().map(|row| (1, row.position as usize + 1, row.blocks)).collect();
-        Ok(batch.rewrite(&tokens, &positions, &sequences)?)
+    /// Makes `batch` the step over `chunks`, filled up to `size`.
+    fn write(&self, batch: &mut Batch, size: Size, chunks: &[StepChunk]) -> Result<(), EngineError> {
+        let fill = |rows: usize| StepChunk {
+            tokens: vec![0; rows],
+            start: 0,
+            blocks: vec![self.spare_block; rows.div_ceil(self.shape.block_size)],
+            slot: Some(self.spare_slot),
+        };
+        let fills: Vec<StepChunk> = size.fills(chunks).map(fill).collect();
+        let all = || chunks.iter().chain(&fills);
+        let tokens: Vec<u32> = all().flat_map(|chunk| chunk.tokens.iter().copied()).collect();
+        let positions: Vec<u32> = all().flat_map(|chunk| chunk.start as u32..chunk.end() as u32).collect();
+        let sequences: Vec<_> =
+            all().map(|chunk| (chunk.tokens.len(), chunk.end(), &chunk.blocks[..])).collect();
+        // All chunks have one, or only those that fill up.
+        let slots: Option<Vec<u32>> = all().map(|chunk| chunk.slot).collect();
+        Ok(batch.rewrite(&tokens, &positions, &sequences, slots.as_deref())?)
+    }
+}
+
+impl Shape {
+    /// The size of the smallest recorded step that has room for `chunks`.
+    fn size(&self, chunks: &[StepChunk]) -> Option<Size> {
+        if chunks.is_empty() || chunks.iter().any(|chunk| chunk.tokens.len() > self.verify_rows) {
+            return None;
+        }
+        let rows = chunk_rows(chunks);
+        let longest = self.max_blocks * self.block_size;
+        let fits = |size: &Size| {
+            // Rows that are left over need a sequence that they belong to, and each such sequence a row.
+            match size.sequences.checked_sub(chunks.len()) {
+                Some(0) => rows == size.rows,
+                Some(fills) => rows + fills <= size.rows && size.fills(chunks).all(|rows| rows <= longest),
+                None => false,
+            }
+        };
+        sizes(self.verify_rows).filter(fits).min_by_key(|size| (size.rows, size.sequences))
+    }
+}
+
+/// The sizes of recorded steps whose sequences have so many rows at most.
+fn sizes(verify_rows: usize) -> impl Iterator<Item = Size> {
+    let of = move |&sequences: &usize| {
+        (1..=verify_rows).map(move |each| Size { sequences, rows: sequences * each })
+    };
+    BUCKETS.iter().flat_map(of).filter(|size| size.rows <= MAX_ROWS)
+}
+
+/// Rows that all recordings keep once each size of at most `sequences` sequences was met, with room for those that fill up.
+pub(crate) fn kept_rows(sequences: usize, verify_rows: usize) -> usize {
+    let above =
+        BUCKETS.iter().copied().find(|&size| size > sequences || verify_rows == 1 && size == sequences);
+    let largest = above.unwrap_or(usize::MAX);
+    sizes(verify_rows).filter(|size| size.sequences <= largest).map(|size| size.rows).sum()
+}
+
+impl Size {
+    /// The rows of each sequence that fills up a step over `chunks`.
+    fn fills(self, chunks: &[StepChunk]) -> impl Iterator<Item = usize> + use<> {
+        let (count, rows) = (self.sequences - chunks.len(), self.rows - chunk_rows(chunks));
+        (0..count).map(move |i| rows * (i + 1) / count - rows * i / count)
+    }
+}
+
+fn chunk_rows(chunks: &[StepChunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.tokens.len()).sum()
+}
+
+/// Kept memory for a tensor like this one.
+fn room_for(device: &Device, tensor: &Tensor) -> Result<Tensor, EngineError> {
+    Ok(Tensor::zeros(device, tensor.dtype(), tensor.shape())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { block_size: 4, max_blocks: 3, verify_rows: 3, keeps_hidden: false };
+
+    /// Chunks of so many tokens each.
+    fn chunks(rows: &[usize]) -> Vec<StepChunk> {
+        let chunk =
+            |&rows: &usize| StepChunk { tokens: vec![1; rows], start: 5, blocks: vec![7; 3], slot: None };
+        rows.iter().map(chunk).collect()
+    }
+
+    #[test]
+    fn the_plan_knows_of_every_size_that_a_step_may_take() {
+        assert_eq!(kept_rows(1, 1), 1);
+        assert_eq!(kept_rows(5, 1), 1 + 2 + 4 + 8);
+        assert_eq!(kept_rows(16, 1), 31);
+        assert_eq!(kept_rows(1000, 1), kept_rows(256, 1));
+        for (count, most) in [(1, 3), (3, 2), (4, 3)] {
+            let shape = Shape { verify_rows: most, ..SHAPE };
+            let met = (0..most.pow(count)).filter_map(|lens| {
+                let rows: Vec<usize> = (0..count).map(|i| 1 + lens / most.pow(i) % most).collect();
+                shape.size(&chunks(&rows))
+            });
+            let met: std::collections::BTreeSet<Size> = met.collect();
+            let rows: usize = met.iter().map(|size| size.rows).sum();
+            assert!(rows > 0 && rows <= kept_rows(count as usize, most), "{met:?}");
+        }
+    }
+
+    #[test]
+    fn a_step_takes_the_smallest_size_with_room() {
+        for (rows, sequences, total) in [
+            (&[1][..], 1, 1),
+            (&[1, 1, 1], 4, 4),
+            (&[3], 1, 3),
+            (&[3, 3], 2, 6),
+            (&[2], 1, 2),
+            // A row is left over, and needs a sequence.
+            (&[3, 2], 4, 8),
+            (&[1, 2, 1, 3], 8, 16),
+        ] {
+            let chunks = chunks(rows);
+            let size = SHAPE.size(&chunks).unwrap();
+            assert_eq!(size, Size { sequences, rows: total }, "{rows:?}");
+            let fills: Vec<usize> = size.fills(&chunks).collect();
+            assert_eq!(fills.len(), sequences - rows.len(), "{rows:?}");
+            assert_eq!(fills.iter().sum::<usize>(), total - rows.iter().sum::<usize>(), "{rows:?}");
+            assert!(fills.iter().all(|rows| (1..=12).contains(rows)), "{rows:?}: {fills:?}");
+        }
+        // More tokens than guesses explain, and more rows than any recorded step has.
+        assert_eq!(SHAPE.size(&chunks(&[4])), None);
+        assert_eq!(SHAPE.size(&chunks(&[1; 257])), None);
+        assert_eq!(SHAPE.size(&chunks(&[3; 86])), None);
+        assert_eq!(SHAPE.size(&chunks(&[3; 64])), Some(Size { sequences: 64, rows: 192 }));
+        assert_eq!(SHAPE.size(&[]), None);
+        // Sequences of one key each cannot have all the rows that are left over.
+        let narrow = Shape { block_size: 1, max_blocks: 1, ..SHAPE };
+        assert_eq!(narrow.size(&chunks(&[2, 1])), None);
     }
 }

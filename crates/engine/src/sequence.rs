@@ -42,9 +42,11 @@ impl Sequence {
         self.len()
     }
 
-    /// Forgets the tokens from position `len` on. State of a window cannot go back: with it all tokens are forgotten.
+    /// Forgets the tokens from position `len` on. A model's state of the sequence can go back only as many tokens as a step
+    /// may guess, counted from the furthest that the sequence ever got; where it cannot, all tokens are forgotten.
     pub fn truncate(&mut self, len: usize) {
-        let len = if self.slot.is_some() && len < self.len() { 0 } else { len };
+        let len = len.min(self.len());
+        let len = self.slot.as_mut().map_or(len, |slot| slot.step_back(len));
         self.tokens.truncate(len);
         self.table.truncate(len);
     }
@@ -56,6 +58,9 @@ impl Sequence {
 
     pub(crate) fn commit(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
+        if let Some(slot) = &mut self.slot {
+            slot.advance(self.tokens.len());
+        }
         debug_assert_eq!(self.tokens.len(), self.table.num_tokens(), "every cached token has its row");
     }
 }

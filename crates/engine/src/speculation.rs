@@ -36,12 +36,8 @@ pub struct Speculation {
 }
 
 impl Speculation {
-    /// Checks the number of guesses, that there is somebody to guess, and that a wrong guess leaves nothing behind.
-    pub(crate) fn validate(&self, has_mtp: bool, has_state: bool) -> Result<(), EngineError> {
-        if has_state {
-            let expected = "none for a model whose layers keep a state of each sequence (V4)";
-            return Err(EngineError::options("speculation", expected, format!("{:?}", self.drafter)));
-        }
+    /// Checks the number of guesses, and that there is somebody to guess.
+    pub(crate) fn validate(&self, has_mtp: bool) -> Result<(), EngineError> {
         if !(1..=MAX_SPECULATIVE_TOKENS).contains(&self.num_tokens) {
             let expected = format!("1 to {MAX_SPECULATIVE_TOKENS}");
             return Err(EngineError::options("speculation.num_tokens", expected, self.num_tokens));
@@ -90,12 +86,11 @@ mod tests {
     #[test]
     fn bounds_are_named() {
         let speculation = |drafter, num_tokens| Speculation { drafter, num_tokens };
-        assert!(speculation(Drafter::Ngram, 16).validate(false, false).is_ok());
-        assert!(speculation(Drafter::Mtp, 1).validate(true, false).is_ok());
-        assert!(speculation(Drafter::Mtp, 1).validate(true, true).unwrap_err().to_string().contains("V4"));
-        let error = speculation(Drafter::Ngram, 17).validate(false, false).unwrap_err().to_string();
+        assert!(speculation(Drafter::Ngram, 16).validate(false).is_ok());
+        assert!(speculation(Drafter::Mtp, 1).validate(true).is_ok());
+        let error = speculation(Drafter::Ngram, 17).validate(false).unwrap_err().to_string();
         assert!(error.contains("num_tokens") && error.contains("1 to 16") && error.contains("17"), "{error}");
-        let error = speculation(Drafter::Mtp, 1).validate(false, false).unwrap_err().to_string();
+        let error = speculation(Drafter::Mtp, 1).validate(false).unwrap_err().to_string();
         assert!(error.contains("drafter") && error.contains("without"), "{error}");
     }
 }

@@ -7,7 +7,6 @@ use kernels::{Device, Tensor, ops};
 use models::{Batch, StepContext};
 
 use crate::ranks::ask_group;
-use crate::recorded::DecodeRow;
 use crate::{EngineError, RankView};
 
 /// For which of a sequence's new tokens the vocabulary is scored.
@@ -41,7 +40,8 @@ pub(crate) struct StepChunk {
 }
 
 impl StepChunk {
-    fn end(&self) -> usize {
+    /// The position behind the last of them.
+    pub(crate) fn end(&self) -> usize {
         self.start + self.tokens.len()
     }
 }
@@ -60,7 +60,7 @@ pub(crate) struct StepInput {
     pub(crate) chunks: Vec<StepChunk>,
     /// The rows that are scored, in this order; a row may be scored more than once.
     pub(crate) logit_rows: Vec<u32>,
-    /// The rows whose last hidden states are wanted.
+    /// The rows whose final-normed hidden states are wanted.
     pub(crate) hidden_rows: Vec<u32>,
 }
 
@@ -70,13 +70,6 @@ pub(crate) struct StepTensors<'a> {
     pub(crate) logits: Option<&'a Tensor>,
     /// Final-normed hidden states of the rows that were asked for.
     pub(crate) hidden: Option<&'a Tensor>,
-}
-
-fn copy_states(rank: &mut RankView<'_>, pairs: &[(u32, u32)]) -> Result<(), EngineError> {
-    if pairs.is_empty() {
-        return Ok(());
-    }
-    Ok(rank.kv.copy_states(pairs)?)
 }
 
 impl StepInput {
@@ -95,55 +88,58 @@ impl StepInput {
                 draft.kv.copy_blocks(&self.copies)?;
             }
         }
-        for copies in [&self.state_copies, &self.state_restores] {
-            copy_states(rank, copies)?;
-        }
-        // A recorded step gives logits alone, and drafts start from hidden states.
-        if may_replay
-            && rank.draft.is_none()
-            && let Some(rows) = self.decode_rows()
-            && let Some(result) =
-                rank.decode(&rows, &mut |logits| read(StepTensors { logits: Some(logits), hidden: None }))?
+        for copies in
+            [&self.state_copies, &self.state_restores].into_iter().filter(|copies| !copies.is_empty())
         {
+            rank.kv.copy_states(copies)?;
+            if let Some(draft) = &mut rank.draft {
+                draft.kv.copy_states(copies)?;
+            }
+        }
+        if let Some(draft) = &mut rank.draft {
+            // Of the step before, if nobody used them; a replay takes the memory that they lie in.
+            draft.hidden = None;
+        }
+        if may_replay
+            && self.is_decode()
+            && let Some(result) = rank.decode(&self.chunks, &mut |logits| {
+                read(StepTensors { logits: Some(logits), hidden: None })
+            })?
+        {
+            self.save_states(rank)?;
             return Ok(result);
         }
         if self.chunks.is_empty() {
             return read(StepTensors { logits: None, hidden: None });
         }
         let all = self.forward(ctx, rank)?;
-        copy_states(rank, &self.state_saves)?;
+        self.save_states(rank)?;
         let logits = wanted(&all, &self.logit_rows)?.map(|rows| rank.model.logits(&rows)).transpose()?;
-        let hidden = wanted(&all, &self.hidden_rows)?;
+        let hidden =
+            wanted(&all, &self.hidden_rows)?.map(|rows| rank.model.final_normed(&rows)).transpose()?;
         if let Some(draft) = &mut rank.draft {
-            draft.hidden = Some(all.clone());
+            draft.hidden = Some(all);
         }
         if logits.is_some() || hidden.is_some() {
             ask_group(rank.comm)?;
         }
-        read(StepTensors { logits: logits.as_ref(), hidden: hidden.as_deref() })
+        read(StepTensors { logits: logits.as_ref(), hidden: hidden.as_ref() })
     }
 
-    /// The rows of a step in which every sequence has one new token and scores it.
-    fn decode_rows(&self) -> Option<Vec<DecodeRow<'_>>> {
-        let is_decode = self.hidden_rows.is_empty()
-            && !self.chunks.is_empty()
-            && self.logit_rows.iter().copied().eq(0..self.chunks.len() as u32);
-        if !is_decode {
-            return None;
+    fn save_states(&self, rank: &mut RankView<'_>) -> Result<(), EngineError> {
+        if !self.state_saves.is_empty() {
+            rank.kv.copy_states(&self.state_saves)?;
         }
-        let row = |chunk: &'_ StepChunk| match chunk.tokens[..] {
-            [token] => Some((token, chunk.start as u32)),
-            _ => None,
-        };
-        self.chunks
-            .iter()
-            .map(|chunk| {
-                row(chunk).map(|(token, position)| DecodeRow { token, position, blocks: &chunk.blocks })
-            })
-            .collect()
+        Ok(())
     }
 
-    /// The final-normed hidden states of all rows, computed in the ordinary way.
+    /// Whether all rows are scored, in order, and nothing else is wanted of them: a step that decodes or checks guesses.
+    fn is_decode(&self) -> bool {
+        let rows = self.chunks.iter().map(|chunk| chunk.tokens.len() as u32).sum();
+        self.hidden_rows.is_empty() && self.logit_rows.iter().copied().eq(0..rows)
+    }
+
+    /// The hidden states of all rows, computed in the ordinary way.
     fn forward(&self, ctx: &mut StepContext<'_>, rank: &mut RankView<'_>) -> Result<Tensor, EngineError> {
         let batch = batch_of(rank.device, rank.kv.block_size(), &self.chunks)?;
         Ok(rank.model.forward(ctx, &batch, rank.kv)?)

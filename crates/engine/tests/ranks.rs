@@ -61,6 +61,10 @@ impl Model for Faulty {
         self.model.forward(ctx, batch, kv)
     }
 
+    fn final_normed(&self, hidden: &Tensor) -> models::Result<Tensor> {
+        self.model.final_normed(hidden)
+    }
+
     fn logits(&self, hidden: &Tensor) -> models::Result<Tensor> {
         if self.fault == Fault::LogitsFail && self.forwards.load(Ordering::Relaxed) == 2 {
             return Err(broken());

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::plan::{Flight, FlightChunk, Plan};
+use crate::snapshots::Kept;
 use crate::{Scheduler, SequenceId};
 
 impl Scheduler {
@@ -21,13 +22,18 @@ impl Scheduler {
         }
         for chunk in &flight.chunks {
             let block = self.commit_chunk(chunk, &tokens);
-            self.return_snapshot(chunk.save, block);
+            let kept = chunk.save.and_then(|snapshot| self.blocks.pool.return_snapshot(snapshot, block));
+            if chunk.answers && kept.is_some() {
+                self.outgrow(chunk.ticket, kept);
+            }
         }
     }
 
-    fn return_snapshot(&self, snapshot: Option<u32>, block: Option<u32>) {
-        if let Some(snapshot) = snapshot {
-            self.blocks.pool.return_snapshot(snapshot, block);
+    /// An answer needs one snapshot, behind its last block: the next turn begins with all of it.
+    fn outgrow(&mut self, ticket: u64, kept: Option<Kept>) {
+        let Some(sequence) = self.sequences.get_mut(&ticket) else { return };
+        if let Some(before) = std::mem::replace(&mut sequence.answer, kept) {
+            self.blocks.pool.outgrow_snapshot(before);
         }
     }
 
@@ -48,7 +54,9 @@ impl Scheduler {
             }
         }
         for chunk in chunks {
-            self.return_snapshot(chunk.save, None);
+            if let Some(snapshot) = chunk.save {
+                self.blocks.pool.return_snapshot(snapshot, None);
+            }
             let Some(sequence) = self.sequences.get_mut(&chunk.ticket) else { continue };
             sequence.in_flight = false;
             if chunk.restored {
@@ -62,7 +70,7 @@ impl Scheduler {
         }
     }
 
-    /// The sequence's last whole block, if the chunk was computed.
+    /// The block at whose end the state behind the chunk can be gone on from, if the chunk was computed.
     fn commit_chunk(&mut self, chunk: &FlightChunk, sampled: &HashMap<SequenceId, Vec<u32>>) -> Option<u32> {
         let (publish, size) = (self.options.prefix_cache, self.blocks.block_size());
         let sequence = self.sequences.get_mut(&chunk.ticket)?;
@@ -71,14 +79,14 @@ impl Scheduler {
             return None;
         }
         sequence.computed_to(chunk.end, publish, size);
-        let block = (chunk.end / size).checked_sub(1).map(|last| sequence.table.blocks()[last]);
         if !chunk.samples {
             sequence.done = sequence.prefill_only && sequence.remaining() == 0;
-            return block;
+            return sequence.block_behind(chunk.end, size);
         }
         let parting = sequence.members.split_off(1);
         let siblings: Vec<_> = parting.into_iter().map(|member| sequence.fork(member)).collect();
         sequence.accept(sampled, &chunk.guesses, publish, size);
+        let block = sequence.block_behind(chunk.end, size);
         for mut sibling in siblings {
             sibling.accept(sampled, &[], publish, size);
             self.running.insert(sibling.ticket);

@@ -65,8 +65,9 @@ pub struct Chunk {
     pub sample: Vec<SequenceId>,
     /// The snapshot that the sequence's state is copied from before the step: it goes on behind a cached prefix.
     pub restore: Option<u32>,
-    /// The snapshot that the sequence's state is copied to after the step. Another sequence of the plan may restore what was
-    /// in it before.
+    /// The snapshot that the sequence's state is copied to after the step, guesses included: whoever restores it may go on
+    /// from any of them, so a state has to be one that can go back as many tokens as are guessed. Another sequence of the
+    /// plan may restore what was in it before.
     pub save: Option<u32>,
 }
 
@@ -87,6 +88,8 @@ pub(crate) struct FlightChunk {
     pub(crate) end: usize,
     pub(crate) guesses: Vec<u32>,
     pub(crate) samples: bool,
+    /// It is a step of an answer, not a part of a prompt.
+    pub(crate) answers: bool,
     pub(crate) restored: bool,
     pub(crate) save: Option<u32>,
 }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::SchedulerError;
 use crate::prefix_index::{Found, PrefixIndex};
-use crate::snapshots::Snapshots;
+use crate::snapshots::{Kept, Snapshots};
 
 /// The books, shared by the allocator and every table it handed out.
 #[derive(Debug)]
@@ -150,13 +150,23 @@ impl Pool {
     }
 
     /// A lent snapshot comes back: with the state at the end of `block`, which is known, or unwritten.
-    pub(crate) fn return_snapshot(&self, snapshot: u32, block: Option<u32>) {
+    pub(crate) fn return_snapshot(&self, snapshot: u32, block: Option<u32>) -> Option<Kept> {
         let mut state = self.lock();
         let block = block.filter(|&block| state.index.knows(block));
-        match (&mut state.snapshots, block) {
-            (Some(snapshots), Some(block)) => snapshots.keep(snapshot, block),
-            (Some(snapshots), None) => snapshots.give(snapshot),
-            (None, _) => {}
+        let snapshots = state.snapshots.as_mut()?;
+        match block {
+            Some(block) => snapshots.keep(snapshot, block),
+            None => {
+                snapshots.give(snapshot);
+                None
+            }
+        }
+    }
+
+    /// See [`Snapshots::outgrow`].
+    pub(crate) fn outgrow_snapshot(&self, kept: Kept) {
+        if let Some(snapshots) = &mut self.lock().snapshots {
+            snapshots.outgrow(kept);
         }
     }
 

@@ -238,11 +238,9 @@ impl Scheduler {
         let mut end = start + sequence.remaining().min(draft.budget);
         let mut save = None;
         if self.options.prefix_cache && !sequence.prefill_only && self.blocks.pool.keeps_snapshots() {
-            let (stop, is_worth_it) = sequence.stop(end, self.blocks.block_size());
+            let (stop, is_worth_it) = sequence.stop(end, guesses.len(), self.blocks.block_size());
             end = stop;
-            // Behind a guess the state may be that of another text.
-            let saves = is_worth_it && guesses.is_empty();
-            save = if saves { self.blocks.pool.lend_snapshot() } else { None };
+            save = if is_worth_it { self.blocks.pool.lend_snapshot() } else { None };
         }
         let restore = sequence.restore.take();
         let samples = sequence.samples_at(end);
@@ -260,7 +258,8 @@ impl Scheduler {
             save,
         });
         let restored = restore.is_some();
-        draft.chunks.push(FlightChunk { ticket, end, guesses, samples, restored, save });
+        let answers = end - start == 1;
+        draft.chunks.push(FlightChunk { ticket, end, guesses, samples, answers, restored, save });
         sequence.in_flight = true;
         let new = end.saturating_sub(sequence.charged);
         sequence.charged += new;

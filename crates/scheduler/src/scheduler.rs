@@ -108,6 +108,7 @@ impl Scheduler {
             in_flight: false,
             done: false,
             restore: None,
+            answer: None,
             branch: 0,
             wanted_blocks: 0,
         };

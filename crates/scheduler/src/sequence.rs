@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::BlockTable;
+use crate::snapshots::Kept;
 
 /// A caller's name for a sequence, unique among the living.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,6 +71,8 @@ pub(crate) struct Sequence {
     pub(crate) done: bool,
     /// The snapshot that its state is to be copied from when it first runs.
     pub(crate) restore: Option<u32>,
+    /// The snapshot that its answer left last.
+    pub(crate) answer: Option<Kept>,
     /// Tokens of the prefix that others have computed too: what begins like that may come again.
     pub(crate) branch: usize,
     /// Free blocks it needed when it last failed to be admitted.
@@ -88,13 +91,29 @@ impl Sequence {
     }
 
     /// Where a chunk from `computed` to `end` has to end, and whether the state there is worth a snapshot: at the end of
-    /// what others share, and in the last block that it can be found again by.
-    pub(crate) fn stop(&self, end: usize, block_size: usize) -> (usize, bool) {
+    /// what others share, and in the last block that it can be found again by. With `guesses` behind it a chunk goes on: if
+    /// they are right, its state serves as that of a block's end that it went past.
+    pub(crate) fn stop(&self, end: usize, guesses: usize, block_size: usize) -> (usize, bool) {
         let whole = |tokens: usize| tokens / block_size * block_size;
+        if guesses > 0 {
+            return (end, whole(end + guesses) > self.computed);
+        }
         let known = self.tokens.len().min(self.max_computed);
         let stops = [self.branch, whole(known.saturating_sub(1)), whole(known)];
         let stop = stops.into_iter().filter(|stop| (self.computed + 1..=end).contains(stop)).min();
         (stop.unwrap_or(end), stop.is_some())
+    }
+
+    /// The block at whose end the state behind a chunk can be gone on from; `end` is that of the chunk's known tokens. It is
+    /// the last whole block of what holds, at which the chunk ends or which it went past with guesses, as a state may. If too
+    /// few of them were right, there is none.
+    pub(crate) fn block_behind(&self, end: usize, block_size: usize) -> Option<u32> {
+        let blocks = self.computed.max(end) / block_size;
+        if blocks * block_size < end {
+            None
+        } else {
+            self.table.blocks().get(blocks.checked_sub(1)?).copied()
+        }
     }
 
     /// The row of token `end - 1` is sampled from.
@@ -145,6 +164,7 @@ impl Sequence {
             members: vec![member],
             tokens: self.tokens.clone(),
             guesses: Vec::new(),
+            answer: None,
             table: self.table.fork(),
             in_flight: false,
             ..*self
@@ -156,6 +176,6 @@ impl Sequence {
         self.table.truncate(0);
         self.guesses.clear();
         (self.computed, self.published, self.running) = (0, 0, false);
-        self.restore = None;
+        (self.restore, self.answer) = (None, None);
     }
 }

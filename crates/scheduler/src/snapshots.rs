@@ -18,6 +18,13 @@ enum Place {
     },
 }
 
+/// A snapshot that was kept, as it was then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kept {
+    block: u32,
+    used: u64,
+}
+
 /// A fixed number of snapshots.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
@@ -56,14 +63,24 @@ impl Snapshots {
         Some(at as u32)
     }
 
-    /// A snapshot that was lent holds the state at the end of `block` now.
-    pub(crate) fn keep(&mut self, snapshot: u32, block: u32) {
+    /// A snapshot that was lent holds the state at the end of `block` now. `None` if the block has one already.
+    pub(crate) fn keep(&mut self, snapshot: u32, block: u32) -> Option<Kept> {
         if self.of_block.contains_key(&block) {
-            return self.give(snapshot);
+            self.give(snapshot);
+            return None;
         }
         self.now += 1;
         self.of_block.insert(block, snapshot);
         self.places[snapshot as usize] = Place::Kept { block, used: self.now };
+        Some(Kept { block, used: self.now })
+    }
+
+    /// Who had a snapshot kept has a better one. Nothing happens if it was of use to somebody since, or is gone.
+    pub(crate) fn outgrow(&mut self, Kept { block, used }: Kept) {
+        let place = self.of_block.get(&block).map(|snapshot| self.places[*snapshot as usize]);
+        if place == Some(Place::Kept { block, used }) {
+            self.forget(block);
+        }
     }
 
     /// A snapshot that was lent has not been written.
@@ -106,19 +123,39 @@ mod tests {
         assert_eq!(snapshots.deepest(&[7, 8, 9]), None);
         for block in [7, 8] {
             let snapshot = snapshots.lend().unwrap();
-            snapshots.keep(snapshot, block);
+            assert!(snapshots.keep(snapshot, block).is_some());
         }
         assert_eq!(snapshots.deepest(&[7, 8, 9]), Some((2, 1)));
         assert_eq!(snapshots.deepest(&[7, 9]), Some((1, 0)));
         // That of block 8 has not been used for longest.
         let snapshot = snapshots.lend().unwrap();
         assert_eq!((snapshot, snapshots.deepest(&[8])), (1, None));
-        snapshots.keep(snapshot, 7);
+        assert_eq!(snapshots.keep(snapshot, 7), None);
         assert_eq!(snapshots.deepest(&[7]), Some((1, 0)), "it has one already");
         assert_eq!(snapshots.unsound(|block| block == 7), None);
         assert_eq!(snapshots.unsound(|_| false), Some(7));
         snapshots.forget(7);
         assert_eq!(snapshots.deepest(&[7]), None);
         assert_eq!([snapshots.lend(), snapshots.lend(), snapshots.lend()], [Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn what_is_outgrown_goes_unless_it_was_of_use() {
+        let mut snapshots = Snapshots::new(3);
+        let mut kept = |block| {
+            let snapshot = snapshots.lend().unwrap();
+            snapshots.keep(snapshot, block).unwrap()
+        };
+        let [five, six, seven] = [5, 6, 7].map(&mut kept);
+        snapshots.outgrow(five);
+        assert_eq!(snapshots.deepest(&[5]), None);
+        snapshots.deepest(&[6]);
+        snapshots.outgrow(six);
+        assert_eq!(snapshots.deepest(&[6]), Some((1, 1)), "it was found");
+        snapshots.forget(7);
+        let again = snapshots.lend().unwrap();
+        snapshots.keep(again, 7);
+        snapshots.outgrow(seven);
+        assert!(snapshots.deepest(&[7]).is_some(), "another's, for what the block holds now");
     }
 }

@@ -122,6 +122,7 @@ struct Driver {
     std::vector<std::unique_ptr<Device>> devices;
     Arena pinned{"the host (pinned)", size_t(1) << 40};
     std::mutex lock;
+    std::atomic<size_t> graph_launches{0};
     std::unordered_set<const void*> handles;  // every stream, event, module, function and graph that is alive
 
     static Driver& get();

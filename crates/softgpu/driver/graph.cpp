@@ -55,9 +55,13 @@ CUDA_API CUresult cuGraphLaunch(CUgraphExec executable, CUstream handle) {
     Stream* stream;
     CHECK_CALL(find_stream(handle, &stream));
     CHECK_CALL(find_graph(executable));
+    Driver::get().graph_launches++;
     for (const Task& task : executable->tasks) CHECK_CALL(stream->submit(task));
     return CUDA_SUCCESS;
 }
+
+/// How many graphs were launched so far: whether steps are replayed.
+CUDA_API size_t softgpu_graph_launches() { return Driver::get().graph_launches; }
 
 static CUresult destroy(CUgraph graph) {
     CHECK_CALL(find_graph(graph));

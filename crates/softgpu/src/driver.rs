@@ -40,6 +40,7 @@ pub struct Driver {
     last_error: unsafe extern "C" fn(*mut c_char, usize) -> c_int,
     reset_errors: unsafe extern "C" fn() -> c_int,
     live_allocations: unsafe extern "C" fn(c_int) -> usize,
+    graph_launches: unsafe extern "C" fn() -> usize,
     set_kernels: unsafe extern "C" fn(*const c_char) -> c_int,
     fail_next: unsafe extern "C" fn(*const c_char) -> c_int,
 }
@@ -104,6 +105,7 @@ fn open() -> Result<Driver, Error> {
             last_error: symbol(cuda, c"softgpu_last_error")?,
             reset_errors: symbol(cuda, c"softgpu_reset_errors")?,
             live_allocations: symbol(cuda, c"softgpu_live_allocations")?,
+            graph_launches: symbol(cuda, c"softgpu_graph_launches")?,
             set_kernels: symbol(cuda, c"softgpu_set_kernels")?,
             fail_next: symbol(cuda, c"softgpu_fail_next")?,
         })
@@ -178,5 +180,11 @@ impl Driver {
     pub fn live_allocations(&self, device: usize) -> usize {
         // SAFETY: the call takes a number and touches nothing of ours.
         unsafe { (self.live_allocations)(device as c_int) }
+    }
+
+    /// How many graphs the process launched so far.
+    pub fn graph_launches(&self) -> usize {
+        // SAFETY: the call takes nothing and touches nothing of ours.
+        unsafe { (self.graph_launches)() }
     }
 }

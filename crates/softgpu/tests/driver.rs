@@ -122,7 +122,8 @@ fn events_measure_and_order() {
 
 #[test]
 fn a_graph_replays_what_was_captured_over_two_streams() {
-    let _turn = driver();
+    let (driver, _turn) = driver();
+    let launches = driver.graph_launches();
     let context = CudaContext::new(0).unwrap();
     // SAFETY: every dependency between the streams is made by hand below.
     unsafe { context.disable_event_tracking() };
@@ -147,6 +148,7 @@ fn a_graph_replays_what_was_captured_over_two_streams() {
     main.memcpy_htod(&[1, 1, 1, 1, 1], &mut x).unwrap();
     graph.launch().unwrap();
     assert_eq!(main.clone_dtoh(&copy).unwrap(), [3 + 5], "a replay reads what is there when it runs");
+    assert_eq!(driver.graph_launches() - launches, 2);
     drop(graph);
     main.synchronize().unwrap();
 }

@@ -18,9 +18,9 @@ __device__ __forceinline__ void copy_row(const Tile<T>& tile, int row, const T* 
 }
 
 /// Eight (four) neighbouring e4m3 of one scale.
-template <class T>
-__device__ __forceinline__ void decode_packed(T (&values)[Tile<T>::kChunk], const uint8_t* row, int column, int latent) {
-    float scale = *reinterpret_cast<const float*>(row + cache_row::fp8_scales_at(latent) + column / cache_row::kScaleGroup * 4);
+template <class Layout, class T>
+__device__ __forceinline__ void decode_packed(T (&values)[Tile<T>::kChunk], const uint8_t* row, int column, int packed) {
+    const float scale = Layout::scale(row, column, packed);
 #pragma unroll
     for (int word = 0; word < Tile<T>::kChunk / 4; word++) {
         uint32_t four = *reinterpret_cast<const uint32_t*>(row + column + word * 4);
@@ -30,21 +30,21 @@ __device__ __forceinline__ void decode_packed(T (&values)[Tile<T>::kChunk], cons
 }
 
 /// Decodes columns first .. first + columns of a cache row to a row of the tile, with zeros as `copy_row`.
-template <class T>
+template <class Layout, class T>
 __device__ __forceinline__ void decode_row(const Tile<T>& tile, int row, cache_row::Format format, const uint8_t* source, int first,
-                                           int columns, int padded, int latent) {
+                                           int columns, int padded, int packed) {
     constexpr int kChunk = Tile<T>::kChunk;
     for (int c = simt::lane_id() * kChunk; c < padded; c += 32 * kChunk) {
         union alignas(16) {
             T values[kChunk];
             int4 chunk;
         } u;
-        if (source && format == cache_row::kFp8 && c + kChunk <= latent)
-            decode_packed<T>(u.values, source, c, latent);
+        if (source && format == cache_row::kPacked && c + kChunk <= packed)
+            decode_packed<Layout, T>(u.values, source, c, packed);
         else
 #pragma unroll
             for (int i = 0; i < kChunk; i++)
-                u.values[i] = T(source && c + i < columns ? cache_row::element(format, source, first + c + i, latent) : 0.0f);
+                u.values[i] = T(source && c + i < columns ? cache_row::element<Layout>(format, source, first + c + i, packed) : 0.0f);
         *reinterpret_cast<int4*>(tile.chunk(row, c / kChunk)) = u.chunk;
     }
 }

@@ -20,7 +20,7 @@ enum Staging : uint32_t {
     kPacked = 2,    // cp.async of the packed rows, decoded from there into the tile
 };
 
-/// Sizes, by value; kernels/src/cuda/attention.rs has the same struct.
+/// Sizes, by value; kernels/src/cuda/attention_plan.rs has the same struct.
 struct Sizes {
     uint32_t tokens, sequences;       // T, B
     uint32_t heads, kv_heads;         // query head h reads key head h / (heads / kv_heads)
@@ -35,6 +35,7 @@ struct Sizes {
     uint32_t tile_tokens, tile_heads, head_tiles;  // pairs (token, head) of a tile; tiles of a key head's group
     uint32_t max_splits;              // of any sequence, at most kMaxSplits
     float scale;
+    uint32_t packed;  // columns of a packed row in FP8
 };
 
 struct Args {
@@ -64,13 +65,13 @@ __device__ __forceinline__ Sequence read_sequence(const Args& a, uint32_t b) {
 /// Sequences of few new tokens are split over the grid, at a width that only their own length decides: a query's
 /// result never depends on the rest of the batch.
 __device__ __forceinline__ bool is_split(const Sequence& s) { return s.tokens <= kSplitTokens; }
-__device__ __forceinline__ uint32_t keys_of(const Args& a, const Sequence& s) { return a.sizes.topk ? a.sizes.topk : s.context; }
 __device__ __forceinline__ uint32_t split_keys(const Args& a, uint32_t keys) {
     uint32_t even = (keys + a.sizes.max_splits - 1) / a.sizes.max_splits;
     return max(uint32_t(kSplitKeys), (even + kKeys - 1) / kKeys * kKeys);
 }
-__device__ __forceinline__ uint32_t num_splits(const Args& a, const Sequence& s) {
-    uint32_t keys = keys_of(a, s), width = split_keys(a, keys);
+template <class Keys>
+__device__ __forceinline__ uint32_t num_splits(const Keys& a, const Sequence& s) {
+    uint32_t keys = a.most_keys(s), width = split_keys(a, keys);
     return is_split(s) ? (keys + width - 1) / width : 1;
 }
 
@@ -121,7 +122,8 @@ __device__ __forceinline__ bool find_tile(const Args& a, uint32_t tile, Sequence
 }
 
 /// The block's part of the grid [tiles of tokens, head tiles of all key heads, splits]; false if there is none.
-__device__ __forceinline__ bool find_work(const Args& a, Work* work) {
+template <class Keys>
+__device__ __forceinline__ bool find_work(const Keys& a, Work* work) {
     const Sizes& s = a.sizes;
     uint32_t of_sequence;
     // Late tiles see the most keys: they start first.
@@ -137,8 +139,8 @@ __device__ __forceinline__ bool find_work(const Args& a, Work* work) {
     work->split = blockIdx.z;
     work->splits = num_splits(a, sequence);
     if (work->split >= max(work->splits, 1u)) return false;
-    uint32_t keys = keys_of(a, sequence), width = is_split(sequence) ? split_keys(a, keys) : keys;
-    uint32_t last = s.topk ? s.topk : work->visible(work->first_token + tokens - 1);
+    uint32_t keys = a.most_keys(sequence), width = is_split(sequence) ? split_keys(a, keys) : keys;
+    uint32_t last = a.last_key(*work, work->first_token + tokens - 1);
     work->begin = work->split * width;
     work->end = min(work->begin + width, last);
     return true;

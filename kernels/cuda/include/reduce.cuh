@@ -20,6 +20,13 @@ __device__ __forceinline__ float block_sum(float value, float* part) {
     return sum;
 }
 
+/// The largest over a warp; NaN does not count.
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+    for (int step = 16; step; step /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, step));
+    return value;
+}
+
 /// The larger of two; NaN if either is.
 __device__ __forceinline__ float max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 

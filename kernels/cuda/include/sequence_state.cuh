@@ -46,7 +46,7 @@ __device__ __forceinline__ Token find_token(const Lists& lists, const StepSizes&
     return {sequence.index, slot, sequence.start, start, start + of_sequence, sequence.context};
 }
 
-/// The row of `position`, which is one of the last `ring_rows` before the step's end; rows have `width` elements.
+/// The row of `position`, which the ring still has; rows have `width` elements.
 template <class T>
 __device__ __forceinline__ const T* recent_row(const T* fresh, const T* ring, const Token& token, uint32_t position, uint32_t ring_rows,
                                                uint32_t width) {

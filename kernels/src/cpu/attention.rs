@@ -14,7 +14,7 @@ use super::packed::{Element, padded};
 use super::parallel::{Disjoint, for_each};
 use super::simd::{LANES, Simd, exp};
 use super::tile::{Lanes, TILE_ROWS, add_scaled_rows, dots};
-use crate::Fp8Row;
+use crate::PackedRow;
 
 /// Pairs of a tile.
 const TILE: usize = 32;
@@ -29,8 +29,8 @@ pub enum CacheRows<'a> {
     F32(&'a [f32]),
     /// `BF16`.
     Bf16(&'a [half::bf16]),
-    /// Packed latent rows.
-    Fp8(&'a [u8], Fp8Row),
+    /// Packed rows.
+    Packed(&'a [u8], PackedRow),
 }
 
 impl CacheRows<'_> {
@@ -47,10 +47,24 @@ impl CacheRows<'_> {
         match self {
             CacheRows::F32(rows) => copy(s, &rows[at..][..columns.len()], to),
             CacheRows::Bf16(rows) => copy(s, &rows[at..][..columns.len()], to),
-            CacheRows::Fp8(rows, format) => {
-                // Keys and values of a latent row both start at its first column.
+            CacheRows::Packed(rows, format) => {
+                // Keys and values of a packed row both start at its first column.
                 to[columns.len()..].fill(0.0);
-                format.decode(&rows[row * format.bytes()..][..format.bytes()], &mut to[..columns.len()]);
+                format.decode(rows, row, &mut to[..columns.len()]);
+            }
+        }
+    }
+
+    /// Adds row `row`, which has `width` values, to `to`.
+    pub(super) fn extend(&self, (row, width): (usize, usize), to: &mut Vec<f32>) {
+        let values = row * width..(row + 1) * width;
+        match self {
+            CacheRows::F32(rows) => to.extend_from_slice(&rows[values]),
+            CacheRows::Bf16(rows) => to.extend(rows[values].iter().map(|v| v.to_f32())),
+            CacheRows::Packed(rows, format) => {
+                let start = to.len();
+                to.resize(start + width, 0.0);
+                format.decode(rows, row, &mut to[start..]);
             }
         }
     }

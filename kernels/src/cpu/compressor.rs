@@ -1,6 +1,7 @@
 //! Compressed entries: a softmax per channel over a window's tokens, norm and rope.
 
 use super::attention::Sequence;
+use super::hadamard::hadamard;
 use super::kv_write::{CacheMut, store};
 use super::level::{Kernel, Level};
 use super::memory::Scratch;
@@ -52,11 +53,16 @@ pub fn compress(level: Level, args: &Compress<'_>, cache: &mut CacheMut<'_>) {
             windows.map(move |window| Entry { sequence: index, window })
         })
         .collect();
+    let rotated = cache.is_rotated();
     let mut rows = Scratch::zeroed(entries.len() * dim);
     let target = Disjoint::new(&mut rows);
     for_each(entries.len(), entries.len() * args.ring_rows * dim * 16, |i| {
         // SAFETY: every task has its own entry.
-        args.entry(level, &entries[i], unsafe { target.part(i * dim, dim) });
+        let row = unsafe { target.part(i * dim, dim) };
+        args.entry(level, &entries[i], row);
+        if rotated {
+            hadamard(row);
+        }
     });
     for (entry, row) in entries.iter().zip(rows.chunks_exact(dim.max(1))) {
         let block = args.sequences[entry.sequence].0.blocks[entry.window / args.rows_per_block] as usize;

@@ -4,10 +4,11 @@
 
 use half::bf16;
 
+use super::hadamard::hadamard;
 use super::level::{Kernel, Level};
 use super::rows::{Norm, Rotate};
 use super::simd::{LANES, Simd};
-use crate::{Fp8Row, RopeLayout};
+use crate::{PackedRow, RopeLayout};
 
 /// The cache, as rows to write.
 pub enum CacheMut<'a> {
@@ -15,8 +16,15 @@ pub enum CacheMut<'a> {
     F32(&'a mut [f32]),
     /// `BF16`.
     Bf16(&'a mut [bf16]),
-    /// Packed latent rows.
-    Fp8(&'a mut [u8], Fp8Row),
+    /// Packed rows.
+    Packed(&'a mut [u8], PackedRow),
+}
+
+impl CacheMut<'_> {
+    /// Whether rows are multiplied by the Walsh-Hadamard matrix before they are stored.
+    pub(super) fn is_rotated(&self) -> bool {
+        matches!(self, Self::Packed(_, format) if format.is_rotated())
+    }
 }
 
 /// `[rms_norm(latent) | rope(k_rope)]` of every row of `kv_a` `[T, C + R]` to row `slots[t]` of the cache.
@@ -66,7 +74,8 @@ pub fn gqa_kv_write(
     }
 }
 
-/// `layer_norm(k)` of every row of `k` `[T, D]`, its first `2 * half` columns rotated, to row `slots[t]` of the cache.
+/// `layer_norm(k)` of every row of `k` `[T, D]`, its first `2 * half` columns rotated, to row `slots[t]` of the cache; all of
+/// it by the Walsh-Hadamard matrix before it is packed.
 pub fn index_key_write(
     level: Level,
     cache: &mut CacheMut<'_>,
@@ -81,6 +90,9 @@ pub fn index_key_write(
         layer_norm(&k[t * dim..][..dim], (weight, bias, eps), &mut row);
         let angles = (&cos[t * half..][..half], &sin[t * half..][..half]);
         level.run(Rotate { x: &mut row[..2 * half], angles, layout: RopeLayout::HalfSplit });
+        if cache.is_rotated() {
+            hadamard(&mut row);
+        }
         store(level, cache, slot as usize * dim, &row);
     }
 }
@@ -100,7 +112,7 @@ pub(super) fn store(level: Level, cache: &mut CacheMut<'_>, start: usize, row: &
     match cache {
         CacheMut::F32(cache) => cache[start..][..row.len()].copy_from_slice(row),
         CacheMut::Bf16(cache) => level.run(Round { row, to: &mut cache[start..][..row.len()] }),
-        CacheMut::Fp8(cache, format) => {
+        CacheMut::Packed(cache, format) => {
             let start = start / format.width() * format.bytes();
             format.encode(row, &mut cache[start..][..format.bytes()]);
         }

@@ -149,7 +149,7 @@ impl<'a> Matrix<'a> {
                 decode_blocks(s, &values[first..][..count], (scales.row(row), scales.block_cols), start, out);
             }
             Data::Four(nibbles) => decode_nibbles(s, &nibbles, row, self.cols, start, out),
-            Data::Ggml(blocks) => blocks.decode(first, out),
+            Data::Ggml(blocks) => blocks.decode::<S>(first, out),
         }
     }
 }

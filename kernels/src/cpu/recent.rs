@@ -16,11 +16,25 @@ pub(super) struct Recent<'a, E> {
 impl<'a, E> Recent<'a, E> {
     /// The row of `position` of a sequence whose state is in `slot`.
     pub(super) fn row(&self, sequence: &Sequence<'_>, slot: usize, position: usize) -> &'a [E] {
-        let (from, at) = match position.checked_sub(start(sequence)) {
-            Some(i) => (self.fresh, sequence.queries.start + i),
-            None => (self.ring, slot * self.ring_rows + position % self.ring_rows),
+        let (from, at) = match place(sequence, (slot, self.ring_rows), position) {
+            Place::Fresh(at) => (self.fresh, at),
+            Place::Ring(at) => (self.ring, at),
         };
         &from[at * self.width..][..self.width]
+    }
+}
+
+/// A row of the step, or of the rings.
+pub(super) enum Place {
+    Fresh(usize),
+    Ring(usize),
+}
+
+/// Where the row of `position` lies, of a sequence whose state is in `slot` of rings of `ring_rows`.
+pub(super) fn place(sequence: &Sequence<'_>, (slot, ring_rows): (usize, usize), position: usize) -> Place {
+    match position.checked_sub(start(sequence)) {
+        Some(i) => Place::Fresh(sequence.queries.start + i),
+        None => Place::Ring(slot * ring_rows + position % ring_rows),
     }
 }
 

@@ -8,14 +8,16 @@ use std::collections::HashMap;
 
 use super::attention::{Attention, CacheRows, Sequence, paged_attention};
 use super::level::Level;
-use super::recent::{Recent, start};
+use super::recent::{Place, place, start};
 
 /// The rows of recent positions.
 pub struct WindowRows<'a> {
     /// Of the step's own tokens, `[T, D]`.
     pub fresh: CacheRows<'a>,
-    /// Of earlier ones, `[slots, window, D]`; the same type as `fresh`.
+    /// Of earlier ones, `[slots, ring_rows, D]`; the same type as `fresh`.
     pub ring: CacheRows<'a>,
+    /// Rows of a slot, at least `window`.
+    pub ring_rows: usize,
     /// Positions that a query sees, its own included.
     pub window: usize,
 }
@@ -91,7 +93,7 @@ impl WindowAttention<'_> {
                 let mut list: Vec<u32> = (oldest..=position).map(|p| base + (p - first) as u32).collect();
                 if let Some(entries) = &self.entries {
                     for entry in entries.of_query(t, position) {
-                        let push = || rows.push_cached(&entries.cache, entries.row(sequence, entry));
+                        let push = || rows.push(&entries.cache, entries.row(sequence, entry));
                         list.push(*places.entry(entry).or_insert_with(push));
                     }
                 }
@@ -103,19 +105,11 @@ impl WindowAttention<'_> {
 
     /// The rows of positions `first ..` of a sequence, earlier ones and those of the step.
     fn push_window(&self, rows: &mut Gathered, sequence: &Sequence<'_>, slot: usize, first: usize) {
-        let (ring_rows, width) = (self.rows.window, self.dim);
         for position in first..sequence.context {
-            match (&self.rows.fresh, &self.rows.ring) {
-                (CacheRows::F32(fresh), CacheRows::F32(ring)) => {
-                    let recent = Recent { fresh, ring, ring_rows, width };
-                    rows.values.extend_from_slice(recent.row(sequence, slot, position));
-                }
-                (CacheRows::Bf16(fresh), CacheRows::Bf16(ring)) => {
-                    let recent = Recent { fresh, ring, ring_rows, width };
-                    rows.values.extend(recent.row(sequence, slot, position).iter().map(|v| v.to_f32()));
-                }
-                _ => unreachable!("the op has checked that both are of one dtype"),
-            }
+            match place(sequence, (slot, self.rows.ring_rows), position) {
+                Place::Fresh(row) => rows.push(&self.rows.fresh, row),
+                Place::Ring(row) => rows.push(&self.rows.ring, row),
+            };
         }
     }
 }
@@ -148,14 +142,10 @@ impl Gathered {
         (self.values.len() / self.dim.max(1)) as u32
     }
 
-    /// Adds row `row` of `cache` and returns its place.
-    fn push_cached(&mut self, cache: &CacheRows<'_>, row: usize) -> u32 {
-        let (place, columns) = (self.count(), row * self.dim..(row + 1) * self.dim);
-        match cache {
-            CacheRows::F32(rows) => self.values.extend_from_slice(&rows[columns]),
-            CacheRows::Bf16(rows) => self.values.extend(rows[columns].iter().map(|v| v.to_f32())),
-            CacheRows::Fp8(..) => unreachable!("the op takes floats"),
-        }
+    /// Adds row `row` of `from` and returns its place.
+    fn push(&mut self, from: &CacheRows<'_>, row: usize) -> u32 {
+        let place = self.count();
+        from.extend((row, self.dim), &mut self.values);
         place
     }
 }

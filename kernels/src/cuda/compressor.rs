@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::cuda::state_ring::stateful;
 use crate::cuda::{Args, Launch};
 use crate::ops::{Compressor, PagedBatch};
-use crate::{DType, KernelError, Result, RopeTable, Tensor};
+use crate::{DType, KernelError, PackedRow, Result, RopeTable, Tensor};
 
 /// `Sizes` of `cuda/compressor.cu`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -17,6 +17,7 @@ struct Sizes {
     dim: u32,
     channels: u32,
     half_rope: u32,
+    row_bytes: u32,
     eps: f32,
 }
 
@@ -30,7 +31,7 @@ pub(crate) fn compress(
     batch: &PagedBatch,
 ) -> Result<()> {
     const OP: &str = "compress";
-    let Compressor { ape, norm, eps } = compressor;
+    let Compressor { ape, norm, eps, packed } = compressor;
     let inputs = [
         ("projected", projected),
         ("state", state),
@@ -46,7 +47,12 @@ pub(crate) fn compress(
     let name = match cache.dtype() {
         DType::F32 => "compress_f32",
         DType::BF16 => "compress_bf16",
-        found => return Err(KernelError::DType { op: OP, arg: "cache", expected: "F32 or BF16", found }),
+        DType::U8 => match packed {
+            PackedRow::IndexKey(_) => "compress_fp8_key",
+            PackedRow::Fp4Key(_) => "compress_fp4_key",
+            PackedRow::SharedKv(_) | PackedRow::Latent(_) => "compress_fp8",
+        },
+        found => return Err(KernelError::DType { op: OP, arg: "cache", expected: "F32, BF16 or U8", found }),
     };
     let tokens = batch.num_tokens();
     if tokens == 0 {
@@ -60,6 +66,7 @@ pub(crate) fn compress(
         dim: norm.len() as u32,
         channels: ape.dim(1) as u32,
         half_rope: table.cos.dim(1) as u32,
+        row_bytes: (cache.dim(2) * cache.dtype().size()) as u32,
         eps: *eps,
     };
     let args = Args::new().output(cache)?.tensor(projected)?.tensor(state)?.tensor(ape)?.tensor(norm)?;

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::cuda::{Args, Launch};
 use crate::ops::{INDEX_SCORE_BYTES, PagedBatch};
-use crate::{DType, KernelError, Precision, Result, Tensor};
+use crate::{DType, KernelError, PackedRow, Precision, Result, Tensor};
 
 const STEM: &str = "indexer";
 const OP: &str = "index_topk";
@@ -27,6 +27,7 @@ struct Sizes {
     block_size: u32,
     table_width: u32,
     rows_per_block: u32,
+    row_bytes: u32,
     heads: u32,
     dim: u32,
     topk: u32,
@@ -39,7 +40,7 @@ struct Sizes {
 pub(crate) fn index_topk(
     q: &Tensor,
     weights: &Tensor,
-    keys: &Tensor,
+    (keys, packed): (&Tensor, PackedRow),
     batch: &PagedBatch,
     topk: usize,
     scale: f32,
@@ -54,7 +55,9 @@ pub(crate) fn index_topk(
     let stored = match keys.dtype() {
         DType::F32 => "f32",
         DType::BF16 => "bf16",
-        found => return Err(KernelError::DType { op: OP, arg: "keys", expected: "F32 or BF16", found }),
+        DType::U8 if matches!(packed, PackedRow::Fp4Key(_)) => "fp4",
+        DType::U8 => "fp8",
+        found => return Err(KernelError::DType { op: OP, arg: "keys", expected: "F32, BF16 or U8", found }),
     };
     // Every panel of the queries and one of the keys.
     let shared_bytes = (dim.div_ceil(DEPTH) + 1) * TILE * DEPTH * element;
@@ -78,6 +81,7 @@ pub(crate) fn index_topk(
             block_size: batch.block_size as u32,
             table_width: batch.block_tables.dim(1) as u32,
             rows_per_block: rows_per_block as u32,
+            row_bytes: (keys.dim(2) * keys.dtype().size()) as u32,
             heads: heads as u32,
             dim: dim as u32,
             topk: topk as u32,

@@ -6,6 +6,8 @@ use crate::cuda::{Args, Launch};
 use crate::{DType, KernelError, Result, RopeLayout, RopeTable, Tensor};
 
 const STEM: &str = "kv_write";
+/// `kMaxPackedKey`: channels of a packed index key.
+const MAX_PACKED_KEY: usize = 1024;
 
 /// `MlaSizes` of `cuda/kv_write.cu`.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -36,6 +38,7 @@ struct IndexSizes {
     dim: u32,
     half_rope: u32,
     rows: u32,
+    row_bytes: u32,
     eps: f32,
 }
 
@@ -119,14 +122,20 @@ pub(crate) fn index_key(
     let name = match cache.dtype() {
         DType::F32 => "index_key_write_f32",
         DType::BF16 => "index_key_write_bf16",
-        found => return Err(KernelError::DType { op: OP, arg: "cache", expected: "F32 or BF16", found }),
+        DType::U8 => "index_key_write_fp8",
+        found => return Err(KernelError::DType { op: OP, arg: "cache", expected: "F32, BF16 or U8", found }),
     };
     let sizes = IndexSizes {
         dim: k.dim(1) as u32,
         half_rope: table.cos.dim(1) as u32,
         rows: (cache.dim(0) * cache.dim(1)) as u32,
+        row_bytes: (cache.dim(2) * cache.dtype().size()) as u32,
         eps,
     };
+    if cache.dtype() == DType::U8 && k.dim(1) > MAX_PACKED_KEY {
+        let expected = format!("packed keys of at most {MAX_PACKED_KEY} channels on a GPU");
+        return Err(KernelError::value(OP, "k", expected, k.dim(1)));
+    }
     let device = cache.cuda(OP)?.clone();
     let args = Args::new().output(cache)?.tensor(k)?.tensor(weight)?.tensor(bias)?;
     let args = args.tensor(&table.cos)?.tensor(&table.sin)?.tensor(slots)?.fault(&device).value(sizes);

@@ -63,6 +63,19 @@ impl DeviceBuffer {
         self.device.check("memset", done)
     }
 
+    /// Copies the first `bytes` bytes of another buffer of this device in, in stream order.
+    pub(crate) fn copy_from(&self, source: &Self, bytes: usize) -> Result<()> {
+        assert!(bytes <= self.bytes.min(source.bytes), "a copy fits both buffers");
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.device.bind()?;
+        let stream = self.device.stream();
+        // SAFETY: both ranges are alive and in use on this device's stream alone, which orders the copy.
+        let done = unsafe { result::memcpy_dtod_async(self.address, source.address, bytes, stream) };
+        self.device.check("copy", done)
+    }
+
     /// Copies host bytes in, in stream order. The bytes are no longer needed when this returns.
     pub(crate) fn upload(&self, bytes: &[u8]) -> Result<()> {
         assert!(bytes.len() <= self.bytes, "an upload fits its buffer");

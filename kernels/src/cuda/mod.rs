@@ -7,6 +7,7 @@
 
 mod arena;
 mod args;
+mod attention_plan;
 pub(crate) mod block_copy;
 pub(crate) mod compressor;
 mod device;
@@ -17,6 +18,7 @@ pub(crate) mod gate;
 mod gemm;
 mod graph;
 pub(crate) mod grouped_linear;
+pub(crate) mod hadamard;
 pub(crate) mod hyper_connection;
 mod image;
 pub(crate) mod indexer;

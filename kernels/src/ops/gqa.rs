@@ -35,6 +35,7 @@ pub fn paged_gqa(
             op: OP,
             q,
             cache,
+            packed: None,
             batch,
             indices: None,
             heads,

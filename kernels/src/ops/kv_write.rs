@@ -1,7 +1,8 @@
 //! Writing this step's keys and values into the paged cache, with norm and rope fused in.
 
+use super::hadamard::check_dim;
 use crate::cpu::{self, CacheMut, Level};
-use crate::{DType, Fp8Row, KernelError, Result, RopeLayout, RopeTable, Tensor};
+use crate::{DType, Fp8Row, IndexKeyRow, KernelError, PackedRow, Result, RopeLayout, RopeTable, Tensor};
 
 /// Writes MLA cache rows: `[rms_norm(latent) | rope(k_rope)]`.
 ///
@@ -36,7 +37,7 @@ pub fn mla_kv_write(
     let (kv_a, weight) = (kv_a.f32s(OP, "kv_a")?, weight.f32s(OP, "weight")?);
     let (angles, slots) = (table.values(OP)?, slot_mapping.u32s(OP, "slot_mapping")?);
     let mut cache = match cache.dtype() {
-        DType::U8 => CacheMut::Fp8(cache.bytes_mut(OP, "cache")?, packed),
+        DType::U8 => CacheMut::Packed(cache.bytes_mut(OP, "cache")?, PackedRow::Latent(packed)),
         _ => cache_mut(OP, cache)?,
     };
     cpu::mla_kv_write(Level::detect(), &mut cache, kv_a, (weight, eps), angles, slots);
@@ -80,7 +81,8 @@ pub fn gqa_kv_write(
 ///
 /// `k` `[T, D]` is normalised whole (`weight` and `bias` `[D]`); its first `R` columns are rotated, halves paired, where
 /// `table` has `R / 2` angles. `cache` is `[blocks, block_size, D]` in `F32` or `BF16`; token `t` goes to row
-/// `slot_mapping[t]`.
+/// `slot_mapping[t]`. Into a cache `[blocks, block_size, bytes]` in `U8` of packed [`IndexKeyRow`]s the key goes as
+/// [`crate::ops::hadamard_fp8_assign`] makes queries: by the Walsh-Hadamard matrix, then rounded to FP8.
 pub fn index_key_write(
     cache: &mut Tensor,
     k: &Tensor,
@@ -100,7 +102,15 @@ pub fn index_key_write(
         let expected = format!("[{tokens}, at most {}]", dim / 2);
         return Err(KernelError::shape(OP, "table", expected, table.cos.shape()));
     }
-    check_slots(OP, cache, tokens, dim, slot_mapping)?;
+    let packed = IndexKeyRow { index_head_dim: dim };
+    let row_width = match cache.dtype() {
+        DType::U8 => {
+            check_dim(OP, "k", dim)?;
+            packed.bytes()
+        }
+        _ => dim,
+    };
+    check_slots(OP, cache, tokens, row_width, slot_mapping)?;
     let inputs = [("k", k), ("weight", weight), ("bias", bias), ("table", &table.cos), ("table", &table.sin)];
     inputs.iter().try_for_each(|(arg, tensor)| tensor.expect_device(&cache.device(), OP, arg))?;
     #[cfg(feature = "cuda-host")]
@@ -109,7 +119,10 @@ pub fn index_key_write(
     }
     let (k, weight, bias) = (k.f32s(OP, "k")?, weight.f32s(OP, "weight")?, bias.f32s(OP, "bias")?);
     let (angles, slots) = (table.values(OP)?, slot_mapping.u32s(OP, "slot_mapping")?);
-    let mut cache = cache_mut(OP, cache)?;
+    let mut cache = match cache.dtype() {
+        DType::U8 => CacheMut::Packed(cache.bytes_mut(OP, "cache")?, PackedRow::IndexKey(packed)),
+        _ => cache_mut(OP, cache)?,
+    };
     cpu::index_key_write(Level::detect(), &mut cache, k, (weight, bias, eps), angles, slots);
     Ok(())
 }

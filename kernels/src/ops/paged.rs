@@ -115,35 +115,48 @@ impl PagedBatch {
         Ok(self)
     }
 
-    /// The paging of a step to be recorded: `count` sequences of one new token each with tables of `width` blocks, in
-    /// memory that is kept. Write it with [`PagedBatch::rewrite`] before each use.
+    /// The paging of a step to be recorded: so many sequences and new tokens in all, tables of `width` blocks, and a state
+    /// slot for those that have one, in memory that is kept. Write it with [`PagedBatch::rewrite`] before each use.
     ///
     /// # Errors
     /// [`KernelError::OutOfMemory`].
-    pub fn resident(device: &Device, block_size: usize, count: usize, width: usize) -> Result<Self> {
+    pub fn resident(
+        device: &Device,
+        block_size: usize,
+        [sequences, tokens]: [usize; 2],
+        width: usize,
+    ) -> Result<Self> {
         let zeros = |shape: &[usize]| Tensor::zeros(device, DType::U32, shape);
         Ok(Self {
-            query_start: zeros(&[count + 1])?,
-            context_lens: zeros(&[count])?,
-            block_tables: zeros(&[count, width])?,
-            slot_mapping: zeros(&[count])?,
+            query_start: zeros(&[sequences + 1])?,
+            context_lens: zeros(&[sequences])?,
+            block_tables: zeros(&[sequences, width])?,
+            slot_mapping: zeros(&[tokens])?,
             block_size,
-            state_slots: None,
+            state_slots: Some(zeros(&[sequences])?),
             reads: None,
         })
     }
 
-    /// Puts another step's paging in place of this one's, of the same number of sequences and new tokens.
+    /// Puts another step's paging in place of this one's, of the same number of sequences and new tokens, and with as many
+    /// state slots if their model keeps state.
     ///
     /// # Errors
-    /// As [`PagedBatch::new`], and for another number of sequences, tokens, or longer tables.
-    pub fn rewrite(&mut self, sequences: &[(usize, usize, &[u32])]) -> Result<()> {
+    /// As [`PagedBatch::new`], and for another number of sequences, tokens or slots, or longer tables.
+    pub fn rewrite(
+        &mut self,
+        sequences: &[(usize, usize, &[u32])],
+        state_slots: Option<&[u32]>,
+    ) -> Result<()> {
         let width = self.block_tables.dim(1);
         if let Some(longest) = sequences.iter().map(|s| s.2.len()).find(|&len| len > width) {
             let expected = format!("tables of at most {width} blocks");
             return Err(KernelError::value("paged_batch", "block_tables", expected, longest));
         }
         let Lists { starts, lens, tables, slots } = Lists::new(self.block_size, width, sequences)?;
+        if let (Some(kept), Some(slots)) = (&mut self.state_slots, state_slots) {
+            kept.write_u32(slots)?;
+        }
         self.query_start.write_u32(&starts)?;
         self.context_lens.write_u32(&lens)?;
         self.block_tables.write_u32(&tables)?;

@@ -2,7 +2,7 @@
 
 use crate::cpu::{self, Attention, CacheRows, Level, Sequence};
 use crate::ops::PagedBatch;
-use crate::{DType, Fp8Row, KernelError, Result, Tensor};
+use crate::{DType, Fp8Row, KernelError, PackedRow, Result, Tensor};
 
 /// Attention of absorbed queries `q` `[T, H, C + R]` over the latent `cache`: softmax of `q . row * scale` in `F32` over
 /// the visible rows, then the weighted sum of their first `C` columns. The result is `[T, H, C]`, in the dtype of the
@@ -48,6 +48,7 @@ pub fn paged_mla(
             op: OP,
             q,
             cache,
+            packed: Some(packed),
             batch,
             indices,
             heads,
@@ -66,7 +67,7 @@ pub fn paged_mla(
         None => (sequences, block_size),
     };
     let rows = match cache.dtype() {
-        DType::U8 => CacheRows::Fp8(cache.bytes(), packed),
+        DType::U8 => CacheRows::Packed(cache.bytes(), PackedRow::Latent(packed)),
         _ => batch.cache_rows(OP, cache)?,
     };
     let args = Attention {

@@ -6,6 +6,9 @@
 //! the layer, which makes a prompt in one step, in chunks or token by token the same. A row that was never written is
 //! never read, so a slot needs no clearing between sequences. A copy of a slot is [`crate::ops::copy_blocks`] on the
 //! ring: that is all a snapshot takes.
+//!
+//! A ring may have more rows than its layer looks back. A sequence can then drop that many of the tokens it wrote last and
+//! go on from the token before: what it looks back on has not been overwritten yet.
 
 use crate::ops::PagedBatch;
 use crate::{KernelError, Result, Tensor};

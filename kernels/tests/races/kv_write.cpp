@@ -36,8 +36,9 @@ int main() {
         run<gqa_kv_write_f32>("gqa_kv_write_f32", reinterpret_cast<float*>(bytes), in, in, cosine, sine, at, &fault, gqa);
         run<gqa_kv_write_bf16>("gqa_kv_write_bf16", reinterpret_cast<__nv_bfloat16*>(bytes), in, in, cosine, sine, at, &fault, gqa);
     }
-    const kv_write::IndexSizes index = {70, 20, 5, 1e-6f};
-    run<index_key_write_f32>("index_key_write_f32", reinterpret_cast<float*>(bytes), in, in, in, cosine, sine, at, &fault, index);
-    run<index_key_write_bf16>("index_key_write_bf16", reinterpret_cast<__nv_bfloat16*>(bytes), in, in, in, cosine, sine, at, &fault, index);
+    auto index = [&](uint32_t dim, uint32_t row_bytes) { return kv_write::IndexSizes{dim, 20, 5, row_bytes, 1e-6f}; };
+    run<index_key_write_f32>("index_key_write_f32", bytes, in, in, in, cosine, sine, at, &fault, index(70, 280));
+    run<index_key_write_bf16>("index_key_write_bf16", bytes, in, in, in, cosine, sine, at, &fault, index(70, 140));
+    run<index_key_write_fp8>("index_key_write_fp8", bytes, in, in, in, cosine, sine, at, &fault, index(128, 132));
     return failures != 0 || fault.code != 0;
 }

@@ -22,7 +22,7 @@ struct Step {
     Step(uint32_t heads, uint32_t key_dim, uint32_t value_dim, bool latent, cache_row::Format format, Staging staging, int pairs, int element) {
         const uint32_t width = 19, row = latent ? key_dim : key_dim + value_dim;
         uint32_t bytes = row * (format == cache_row::kF32 ? 4 : 2);
-        if (format == cache_row::kFp8) bytes = (cache_row::fp8_rope_at(value_dim) + 2 * (key_dim - value_dim) + 15) / 16 * 16;
+        if (format == cache_row::kPacked) bytes = (cache_row::LatentLayout::rope_at(value_dim) + 2 * (key_dim - value_dim) + 15) / 16 * 16;
         for (uint32_t i = 0; i < 2 * width; i++) tables.push_back(i);
         indices.assign(10 * 64, 3);
         q.resize(10 * heads * key_dim * element / 16 + 1);
@@ -30,7 +30,7 @@ struct Step {
         uint32_t tile_heads = heads < uint32_t(pairs) ? heads : pairs;
         sizes = {10, 2, heads, 1, key_dim, value_dim, latent ? 0 : key_dim, latent ? value_dim : 0, 2 * width, 16, width, bytes,
                  format, element == 4 ? cache_row::kF32 : cache_row::kBf16, staging, staging == kDirect && element == 2 ? 2u : 1u, 0,
-                 pairs / tile_heads, tile_heads, (heads + tile_heads - 1) / tile_heads, 2, 0.1f};
+                 pairs / tile_heads, tile_heads, (heads + tile_heads - 1) / tile_heads, 2, 0.1f, latent ? uint32_t(value_dim) : 0};
         out.resize(10 * heads * value_dim);
         values.resize(8 * heads * 2 * value_dim);
         states.resize(8 * heads * 2 * 2);
@@ -83,9 +83,9 @@ int main() {
         Step single(3, 48, 32, true, cache_row::kF32, staging, 16, 4);
         RUN_F32(single, 128);
     }
-    Step packed(24, 48, 32, true, cache_row::kFp8, kPacked, 64, 2);
+    Step packed(24, 48, 32, true, cache_row::kPacked, kPacked, 64, 2);
     RUN_BF16(packed, 64, 128);
-    Step packed_single(3, 48, 32, true, cache_row::kFp8, kPacked, 16, 4);
+    Step packed_single(3, 48, 32, true, cache_row::kPacked, kPacked, 16, 4);
     RUN_F32(packed_single, 128);
     Step grouped(4, 64, 64, false, cache_row::kBf16, kDirect, 16, 2);
     RUN_BF16(grouped, 16, 128);
@@ -97,7 +97,7 @@ int main() {
     wide.context_lens = {40, 39};
     wide.schedules = {2};
     RUN_BF16(wide, 16, 512);
-    Step widest(17, 576, 512, true, cache_row::kFp8, kPacked, 64, 2);
+    Step widest(17, 576, 512, true, cache_row::kPacked, kPacked, 64, 2);
     widest.context_lens = {33, 39};
     widest.schedules = {2};
     RUN_BF16(widest, 64, 512);

@@ -1,5 +1,5 @@
 // Every kernel that goes row by row, on small shapes, for ThreadSanitizer: embedding, norms, rope, gathers and joins,
-// routing, block copies, shared rows of V4 and its streams. Results are not looked at here.
+// routing, block copies, index queries, shared rows of V4 and its streams. Results are not looked at here.
 #include <stdio.h>
 
 #include <vector>
@@ -8,6 +8,7 @@
 #include "elementwise.cu"
 #include "embedding.cu"
 #include "gate.cu"
+#include "hadamard.cu"
 #include "hyper_connection.cu"
 #include "norm.cu"
 #include "rope.cu"
@@ -82,9 +83,15 @@ int main() {
     GATE(route_512);
     run<::route_by_token>("route_by_token", 2, 128, 0, &fault, x, zeros, zeros, experts, y, 5u, 3u, Gate{60, 6, 1, 1, 2, 0, 1, 1.0f});
     run<head_norm>("head_norm", 3, 128, 0, y, 300u, 1e-6f);
-#define SHARED_ROW(name, out) run<name>(#name, 3, 256, 0, x, weight, x, x, out, 300u, 20u, 1e-6f)
-    SHARED_ROW(shared_kv_f32, y);
-    SHARED_ROW(shared_kv_bf16, half_y);
+#define SHARED_ROW(name, bytes) run<name>(#name, 3, 256, 0, x, weight, x, x, reinterpret_cast<uint8_t*>(y), 300u, 20u, bytes, 1e-6f)
+    SHARED_ROW(shared_kv_f32, 1200u);
+    SHARED_ROW(shared_kv_bf16, 600u);
+    SHARED_ROW(shared_kv_fp8, 352u);
+
+    for (uint32_t dim : {1u, 16u, 128u}) {
+        run<hadamard_fp8>("hadamard_fp8", 2, 128, 4 * 4 * dim, y, y + 2048, 6u, dim);
+        run<hadamard_fp4>("hadamard_fp4", 2, 128, 4 * 4 * dim, y, 6u, dim);
+    }
 
     const hyper::MapSizes maps = {4, 400, 24, 20, 1e-6f, 1e-6f};
     run<hyper_maps>("hyper_maps", 3, 256, 0, x, x, weight, weight, y, maps);

@@ -47,6 +47,7 @@ impl Attention {
                 kv_lora_rank: mla.dims.kv_lora_rank,
                 qk_rope_head_dim: mla.dims.qk_rope_head_dim,
                 index_head_dim: indexer.shape.head_dim,
+                index: indexer.format,
             },
         }
     }

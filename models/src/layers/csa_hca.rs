@@ -4,7 +4,9 @@
 //! overlapping windows, and an indexer chooses which entries a token sees; a layer of kind HCA compresses many, and a token
 //! sees all; some layers have no entries at all. Rope turns the last channels of a head, so the values carry it, and the
 //! output is turned back at the query's position. Upstream: DeepSeek's V4 `inference/model.py`,
-//! `transformers/models/deepseek_v4`. Exact maths: the release also rounds rows and index entries to FP8 and FP4.
+//! `transformers/models/deepseek_v4`. The release rounds rows to
+//! FP8, as a cache of packed rows does ([`kernels::SharedKvRow`]), and index queries
+//! and entries to FP4, which [`IndexFormat`] chooses; else the maths is exact.
 //!
 //! Entries are paged. The window's rows, and what a compressor has projected for an entry that is not complete, are
 //! state of the sequence: rings of the last rows, each in the sequence's slot ([`ops::ring_write`]). A ring holds the last
@@ -13,11 +15,11 @@
 
 use std::sync::Arc;
 
-use kernels::ops::{self, CompressedEntries, Compressor};
+use kernels::ops::{self, CompressedEntries, Compressor, RecentRows};
 use kernels::{RopeLayout, RopeTable, Tensor, Weight};
 
 use crate::layers::{IndexShape, LayerCache, LayerKv, Linear, RmsNorm, RopeFrequencies, RowLinear};
-use crate::{Batch, ModelError, Result, StepContext};
+use crate::{Batch, IndexFormat, ModelError, Result, StepContext};
 
 /// The sizes of the attention; heads are those of this rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,8 @@ pub struct EntryIndexer {
     pub keys: EntryCompressor,
     /// Head sizes.
     pub shape: IndexShape,
+    /// What is compared; [`EntryIndexer::keys`] are packed accordingly.
+    pub format: IndexFormat,
 }
 
 impl CsaHca {
@@ -107,7 +111,7 @@ impl CsaHca {
         x: &Tensor,
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
-        let CsaHcaShape { num_heads, head_dim, rope_dim, .. } = self.shape;
+        let CsaHcaShape { num_heads, head_dim, rope_dim, sliding_window } = self.shape;
         let (tokens, nope) = (x.dim(0), head_dim - rope_dim);
         let (paged, states) = cache.parts_mut();
         let Some((window, states)) = states.split_first_mut() else {
@@ -126,8 +130,9 @@ impl CsaHca {
         };
         let entries = paged.first().map(|cache| CompressedEntries { cache, indices: indices.as_ref() });
         let scale = (head_dim as f64).powf(-0.5) as f32;
-        let mut attended =
-            ops::window_attention(&q, [&rows, window], entries, &self.sinks, &batch.paged, scale)?;
+        let recent =
+            RecentRows { fresh: &rows, ring: window, window: sliding_window, qk_rope_head_dim: rope_dim };
+        let mut attended = ops::window_attention(&q, recent, entries, &self.sinks, &batch.paged, scale)?;
         ops::ring_write(window, &rows, &batch.paged)?;
         let back = ctx.rope_table(&self.inverse_rope, batch)?;
         ops::rope_assign(&mut attended, nope, &back, RopeLayout::Interleaved)?;
@@ -140,11 +145,15 @@ impl CsaHca {
         let compression = self.compression.as_ref();
         LayerKv::Window {
             head_dim: self.shape.head_dim,
+            qk_rope_head_dim: self.shape.rope_dim,
             sliding_window: self.shape.sliding_window,
             ratio: compression.map_or(0, |c| c.entries.parameters.ratio()),
             index_head_dim: compression
                 .and_then(|c| c.indexer.as_ref())
                 .map(|indexer| indexer.shape.head_dim),
+            index: compression
+                .and_then(|c| c.indexer.as_ref())
+                .map_or(IndexFormat::Exact, |indexer| indexer.format),
         }
     }
 }
@@ -215,7 +224,8 @@ impl EntryIndexer {
         let mut q = self.query.forward(latent)?.reshape(&[x.dim(0), num_heads, head_dim])?;
         let nope = head_dim - 2 * table.cos.dim(1);
         ops::rope_assign(&mut q, nope, table, RopeLayout::Interleaved)?;
-        let weights = self.weights.forward(x)?;
+        let mut weights = self.weights.forward(x)?;
+        self.format.round(&mut q, &mut weights)?;
         let scale = ((num_heads * head_dim) as f64).powf(-0.5) as f32;
         let selected = ops::index_topk(&q, &weights, keys, &batch.paged, topk, scale)?;
         ctx.probe_selection(self.layer_idx, batch, Some(&selected));

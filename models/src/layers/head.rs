@@ -9,7 +9,8 @@ use crate::Result;
 use crate::layers::Linear;
 
 /// The vocabulary projection; every rank computes the logits of its own tokens. The only caller of `all_gather_cols`.
-#[derive(Debug)]
+/// Clones share the weight, which is how the MTP layers use it too.
+#[derive(Debug, Clone)]
 pub struct Head {
     /// `[V_rank, D]`.
     pub linear: Linear,

@@ -26,6 +26,12 @@ impl HyperConnection {
         Ok(ops::hyper_maps(streams, &mixed, &self.scale, &self.base, &self.config)?)
     }
 
+    /// What the head reads, `[R, D]`, of streams that lie side by side, `[R, S * D]`.
+    pub fn read_flat(&self, streams: &Tensor) -> Result<Tensor> {
+        let (rows, count) = (streams.dim(0), self.config.streams);
+        Ok(self.read(&streams.clone().reshape(&[rows, count, streams.dim(1) / count])?)?.0)
+    }
+
     /// What a sublayer reads, `[T, D]`, and the maps with which its output goes back.
     pub fn read(&self, streams: &Tensor) -> Result<(Tensor, Tensor)> {
         let maps = self.maps(streams)?;

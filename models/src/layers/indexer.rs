@@ -1,8 +1,8 @@
 //! [`Indexer`]: the lightning indexer, which scores every visible key with a few cheap heads and keeps the best
 //! (DeepSeek-V3.2 report, section 2.1; upstream: `transformers/models/deepseek_v32`).
 //!
-//! `I[t, s] = sum_h w[t, h] * relu(q[t, h] . k[s])`. Exact maths: the release rotates query and key by a Hadamard matrix
-//! and rounds both to FP8, which changes no score but by that rounding.
+//! `I[t, s] = sum_h w[t, h] * relu(q[t, h] . k[s])`. The release rotates query and key by a Hadamard matrix and rounds both
+//! to FP8, which changes no score but by that rounding: [`IndexFormat`] chooses.
 //!
 //! Under tensor parallelism every rank has the whole indexer: the selection has the same bits everywhere.
 
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kernels::{RopeLayout, Tensor, ops};
 
 use crate::layers::{LayerNorm, Linear, RopeFrequencies};
-use crate::{Batch, Result, StepContext};
+use crate::{Batch, IndexFormat, Result, StepContext};
 
 /// The sizes of an indexer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Indexer {
     pub shape: IndexShape,
     /// Frequencies over the rope channels, which come first in a head; halves are paired, unlike in the attention.
     pub rope: Arc<RopeFrequencies>,
+    /// What is compared.
+    pub format: IndexFormat,
 }
 
 impl Indexer {
@@ -65,7 +67,8 @@ impl Indexer {
             let q = self.query.forward(query_latent)?;
             let mut q = q.reshape(&[x.dim(0), num_heads, head_dim])?;
             ops::rope_assign(&mut q, 0, &table, RopeLayout::HalfSplit)?;
-            let weights = self.weights.forward(x)?;
+            let mut weights = self.weights.forward(x)?;
+            self.format.round(&mut q, &mut weights)?;
             let scale = ((num_heads * head_dim) as f64).powf(-0.5) as f32;
             Some(ops::index_topk(&q, &weights, keys, &batch.paged, topk, scale)?)
         } else {

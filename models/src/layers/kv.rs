@@ -4,9 +4,9 @@
 //! every tensor of every layer. A layer may have several tensors ([`LayerCache`]), and a row may stand for several
 //! tokens ([`CachePart::tokens_per_row`]): a block then has fewer rows of that kind and holds the same tokens.
 
-use kernels::{DType, Device, Fp8Row, Tensor, ops};
+use kernels::{DType, Device, Fp8Row, SharedKvRow, Tensor, ops};
 
-use crate::{ModelError, Result};
+use crate::{IndexFormat, ModelError, Result};
 
 /// What one layer caches for one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,18 +26,24 @@ pub enum LayerKv {
         qk_rope_head_dim: usize,
         /// Width of the index key.
         index_head_dim: usize,
+        /// Form of the index key.
+        index: IndexFormat,
     },
     /// The last rows of a window, and with a ratio compressed entries of all tokens (V4). The window and the compression
     /// under way are state of the sequence, not of its blocks.
     Window {
         /// Width of a row, key and value of all heads.
         head_dim: usize,
+        /// The last channels of it, which rope turns.
+        qk_rope_head_dim: usize,
         /// Tokens that a query sees uncompressed.
         sliding_window: usize,
         /// Tokens of a compressed entry; 0 for a layer without.
         ratio: usize,
         /// Width of an index entry, for layers that choose among their entries; their windows overlap.
         index_head_dim: Option<usize>,
+        /// Form of the index entry.
+        index: IndexFormat,
     },
     /// `[rotated keys | values]` of all key heads.
     Gqa {
@@ -76,15 +82,16 @@ impl CachePart {
         Self { dtype, width, tokens_per_row: 1 }
     }
 
-    /// Bytes that one token costs, rounded up.
-    fn bytes_per_token(&self) -> usize {
-        (self.dtype.size() * self.width).div_ceil(self.tokens_per_row)
+    /// Bytes of `tokens` tokens, a multiple of those of a row.
+    fn bytes(&self, tokens: usize) -> usize {
+        tokens / self.tokens_per_row * self.dtype.size() * self.width
     }
 }
 
 impl LayerKv {
-    /// The rows that the layer keeps when its elements are of `dtype`. Latent rows in `F8_E4M3` are packed bytes
-    /// ([`Fp8Row`]); the index keys beside them are then `BF16`, because they decide which rows are read at all.
+    /// The rows that the layer keeps when its elements are of `dtype`. Latent rows and V4's entries in `F8_E4M3` are packed
+    /// bytes ([`Fp8Row`], [`SharedKvRow`]); exact index keys beside them are then `BF16`, because they decide which rows are
+    /// read at all. Index keys in FP8 or FP4 are packed bytes beside rows of any dtype.
     ///
     /// # Errors
     /// [`ModelError::Step`] for a dtype that the layer's cache cannot have.
@@ -103,38 +110,58 @@ impl LayerKv {
                 Ok(vec![latent(kv_lora_rank, qk_rope_head_dim)])
             }
             (
-                Self::SparseMla { kv_lora_rank, qk_rope_head_dim, index_head_dim },
+                Self::SparseMla { kv_lora_rank, qk_rope_head_dim, index_head_dim, index },
                 DType::F32 | DType::BF16 | DType::F8E4M3,
             ) => {
-                let index_dtype = if dtype == DType::F8E4M3 { DType::BF16 } else { dtype };
-                let index_keys = CachePart::per_token(index_dtype, index_head_dim);
+                let (key_dtype, width) = index.stored(index_head_dim, dtype);
+                let index_keys = CachePart::per_token(key_dtype, width);
                 Ok(vec![latent(kv_lora_rank, qk_rope_head_dim), index_keys])
             }
-            (Self::Window { head_dim, ratio, index_head_dim, .. }, DType::F32 | DType::BF16) => {
-                let widths = [Some(head_dim), index_head_dim].into_iter().flatten();
-                let widths = widths.take(if ratio == 0 { 0 } else { 2 });
-                Ok(widths.map(|width| CachePart { dtype, width, tokens_per_row: ratio }).collect())
+            (Self::Window { ratio: 0, .. }, DType::F32 | DType::BF16 | DType::F8E4M3) => Ok(Vec::new()),
+            (
+                Self::Window { head_dim, qk_rope_head_dim, ratio, index_head_dim, index, .. },
+                DType::F32 | DType::BF16 | DType::F8E4M3,
+            ) => {
+                let entries = shared_kv(dtype, SharedKvRow { head_dim, qk_rope_head_dim });
+                let parts = [Some(entries), index_head_dim.map(|width| index.stored(width, dtype))];
+                let part = |(dtype, width)| CachePart { dtype, width, tokens_per_row: ratio };
+                Ok(parts.into_iter().flatten().map(part).collect())
             }
-            _ => Err(ModelError::step("kv dtype", "F32, BF16, or F8_E4M3 for latent rows", dtype)),
+            _ => Err(ModelError::step(
+                "kv dtype",
+                "F32, BF16, or F8_E4M3 for rows that all heads share",
+                dtype,
+            )),
         }
     }
 
-    /// What the layer keeps per sequence: the window's rows in the cache's `dtype`, then what the compressor of the
-    /// entries and that of the index entries have projected, values and gates in `F32`.
-    pub fn state(&self, dtype: DType) -> Vec<StatePart> {
-        let Self::Window { head_dim, sliding_window, ratio, index_head_dim } = *self else {
+    /// What the layer keeps per sequence: the window's rows, as the entries are with a cache of `dtype`, then what the compressor of the
+    /// entries and that of the index entries have projected, values and gates in `F32`. Each has `rollback` rows more than
+    /// the layer looks back, so that a sequence may drop as many of its last tokens and go on from there.
+    pub fn state(&self, dtype: DType, rollback: usize) -> Vec<StatePart> {
+        let Self::Window { head_dim, qk_rope_head_dim, sliding_window, ratio, index_head_dim, .. } = *self
+        else {
             return Vec::new();
         };
-        let mut parts = vec![StatePart { dtype, rows: sliding_window, width: head_dim }];
+        let (dtype, width) = shared_kv(dtype, SharedKvRow { head_dim, qk_rope_head_dim });
+        let mut parts = vec![StatePart { dtype, rows: sliding_window + rollback, width }];
         // Overlapping windows are two of them, and a token has two halves of channels.
         let windows = if index_head_dim.is_some() { 2 } else { 1 };
         let widths = [Some(head_dim), index_head_dim].into_iter().flatten().filter(|_| ratio > 0);
         parts.extend(widths.map(|width| StatePart {
             dtype: DType::F32,
-            rows: windows * ratio,
+            rows: windows * ratio + rollback,
             width: 2 * windows * width,
         }));
         parts
+    }
+}
+
+/// Element type and elements of a row that is key and value at once, in a cache of `dtype`.
+fn shared_kv(dtype: DType, row: SharedKvRow) -> (DType, usize) {
+    match dtype {
+        DType::F8E4M3 => (DType::U8, row.bytes()),
+        _ => (dtype, row.head_dim),
     }
 }
 
@@ -146,24 +173,46 @@ pub struct KvLayout {
 }
 
 impl KvLayout {
-    /// Bytes that one token costs over all layers, with elements of `dtype`.
+    /// The layout with index keys in the form `format`.
+    pub fn with_index(mut self, format: IndexFormat) -> Self {
+        for layer in &mut self.layers {
+            match layer {
+                LayerKv::SparseMla { index, .. } | LayerKv::Window { index, index_head_dim: Some(_), .. } => {
+                    *index = format;
+                }
+                LayerKv::Window { .. } | LayerKv::Mla { .. } | LayerKv::Gqa { .. } => {}
+            }
+        }
+        self
+    }
+
+    /// Bytes that one token costs over all layers, with elements of `dtype`, rounded up.
     ///
     /// # Errors
     /// [`ModelError::Step`] for a dtype that a layer's cache cannot have.
     pub fn bytes_per_token(&self, dtype: DType) -> Result<usize> {
-        let layer = |kv: &LayerKv| Ok(kv.parts(dtype)?.iter().map(CachePart::bytes_per_token).sum::<usize>());
+        Ok(self.block_bytes(dtype)?.div_ceil(self.block_tokens()))
+    }
+
+    /// Bytes of the smallest block, of [`KvLayout::block_tokens`] tokens.
+    ///
+    /// # Errors
+    /// As [`KvLayout::bytes_per_token`].
+    pub fn block_bytes(&self, dtype: DType) -> Result<usize> {
+        let tokens = self.block_tokens();
+        let layer = |kv: &LayerKv| Ok(kv.parts(dtype)?.iter().map(|part| part.bytes(tokens)).sum::<usize>());
         self.layers.iter().map(layer).sum()
     }
 
-    /// Bytes that one sequence costs besides its tokens: the state of all layers.
-    pub fn bytes_per_sequence(&self, dtype: DType) -> usize {
+    /// Bytes that one sequence costs besides its tokens: the state of all layers, which can go back `rollback` tokens.
+    pub fn bytes_per_sequence(&self, dtype: DType, rollback: usize) -> usize {
         let bytes = |part: StatePart| part.dtype.size() * part.rows * part.width;
-        self.layers.iter().flat_map(|kv| kv.state(dtype)).map(bytes).sum()
+        self.layers.iter().flat_map(|kv| kv.state(dtype, rollback)).map(bytes).sum()
     }
 
     /// Whether layers keep state per sequence, so that sequences need slots.
     pub fn has_state(&self) -> bool {
-        self.layers.iter().any(|kv| !kv.state(DType::F32).is_empty())
+        self.layers.iter().any(|kv| !kv.state(DType::F32, 0).is_empty())
     }
 
     /// The smallest block that holds whole rows of every kind; the size of a block is a multiple of it.
@@ -237,7 +286,7 @@ pub struct KvCache {
 
 impl KvCache {
     /// A zeroed cache for `num_blocks * block_size` tokens, with elements of `dtype`: `F32`, `BF16`, or `F8_E4M3` where
-    /// all layers cache latent rows.
+    /// the heads of every layer share their rows (MLA, V4).
     ///
     /// # Errors
     /// [`ModelError::Step`] for any other dtype, an empty block, or one that holds no whole number of rows.
@@ -291,17 +340,21 @@ impl KvCache {
         Ok(Self { device, layout, fill, layers, num_blocks, block_size, dtype })
     }
 
-    /// The cache with `slots` slots for the state of as many sequences; without effect where layers keep none.
+    /// The cache with `slots` slots for the state of as many sequences, each of which can go back `rollback` tokens; without
+    /// effect where layers keep none.
     ///
     /// # Errors
     /// If memory is spent.
-    pub fn with_state_slots(mut self, slots: usize) -> Result<Self> {
+    pub fn with_state_slots(mut self, slots: usize, rollback: usize) -> Result<Self> {
         for (layer, kv) in self.layers.iter_mut().zip(&self.layout.layers) {
             let ring = |part: StatePart| {
                 Tensor::filled(&self.device, part.dtype, &[slots, part.rows, part.width], self.fill)
             };
-            layer.states =
-                kv.state(self.dtype).into_iter().map(ring).collect::<std::result::Result<_, _>>()?;
+            layer.states = kv
+                .state(self.dtype, rollback)
+                .into_iter()
+                .map(ring)
+                .collect::<std::result::Result<_, _>>()?;
         }
         Ok(self)
     }

@@ -75,8 +75,8 @@ impl Pool {
         let block_size = block_size.next_multiple_of(model.kv_layout().block_tokens());
         let cache = |layout| KvCache::poisoned(&Device::Cpu, layout, num_blocks, block_size, dtype).unwrap();
         Self {
-            kv: cache(model.kv_layout()).with_state_slots(SLOTS).unwrap(),
-            mtp_kv: model.mtp().map(|mtp| cache(mtp.kv_layout())),
+            kv: cache(model.kv_layout()).with_state_slots(SLOTS, 0).unwrap(),
+            mtp_kv: model.mtp().map(|mtp| cache(mtp.kv_layout()).with_state_slots(SLOTS, 0).unwrap()),
             free: Random::new(seed).permutation(num_blocks),
             slots: Random::new(seed + 1).permutation(SLOTS),
         }

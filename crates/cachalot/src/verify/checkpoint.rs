@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use checkpoint::{Checkpoint, CheckpointError};
+use checkpoint::{Checkpoint, CheckpointError, ModelConfig};
 use engine::{Engine, EngineOptions};
 use kernels::DType;
-use models::ExpertFormat;
+use models::{ExpertFormat, IndexFormat, ModelOptions};
 
 use super::runner::{Observed, Rows, Runner};
 use super::{Golden, Key, Report, RouterPart, Row, Tolerances, Verdict};
@@ -40,8 +40,8 @@ impl Default for VerifyOptions {
     }
 }
 
-/// Runs the model of `dir` (`config.json`, `model*.safetensors`) and compares everything that `golden.safetensors`
-/// beside it holds. `progress` hears each prompt before it runs.
+/// Runs the model of `path`, a directory (`config.json`, `model*.safetensors`) or a GGUF file, and compares everything that
+/// `golden.safetensors` in it or beside it holds. `progress` hears each prompt before it runs.
 ///
 /// The cache is single precision, paged, and poisoned with NaN, so that a stray read fails.
 ///
@@ -49,17 +49,18 @@ impl Default for VerifyOptions {
 /// [`Error::Golden`] for a golden file that contradicts itself or the config, errors of loading and running. A value
 /// that is merely wrong is a row of the report.
 pub fn verify_checkpoint(
-    dir: &Path,
+    path: &Path,
     options: &VerifyOptions,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Report, Error> {
     if options.chunk == Some(0) {
         return Err(Error::option("chunk", "at least 1", 0));
     }
-    let golden = Golden::open(dir)?;
+    let dir = if path.is_file() { path.parent() } else { None };
+    let golden = Golden::open(dir.unwrap_or(path))?;
     let keys = golden.keys();
     options.tolerances.check(keys.iter().map(|(name, _)| name.as_str()))?;
-    let checkpoint = match Checkpoint::open(dir) {
+    let checkpoint = match Checkpoint::open(path) {
         // Not a failure of the checkpoint: this build has no family to run it with.
         Err(CheckpointError::Config { key, found, .. }) if key == "architectures" || key == "model_type" => {
             return Ok(unsupported(&golden, &keys, &found));
@@ -74,8 +75,9 @@ pub fn verify_checkpoint(
     if let Some(notice) = &notice {
         progress(notice);
     }
-    let ranks =
-        ranks::load(&checkpoint, ranks, options.device.transport, Some(options.experts), &mut |_| {})?;
+    // Goldens are exact maths, and what is selected is compared key by key.
+    let forms = ModelOptions { experts: options.experts, index: IndexFormat::Exact, mtp: true };
+    let ranks = ranks::load(&checkpoint, ranks, options.device.transport, |_| forms, &mut |_| {})?;
     if let Some(notice) = ranks::int8_notice(&ranks) {
         progress(&notice);
     }
@@ -203,11 +205,12 @@ impl Checks<'_> {
             }
             Key::Router { n, layer, part } => self.router(name, key, *n, *layer, *part),
             Key::Selection { n, layer } => self.selection(name, key, *n, *layer),
-            Key::MtpLogits { n } => self.mtp(name, key, *n, "final_norm"),
-            Key::MtpLogitsPrenorm { n } => {
-                let last = self.runner.engine.model().config().common().num_hidden_layers - 1;
-                self.mtp(name, key, *n, &format!("layer{last}"))
-            }
+            Key::MtpLogits { n } => match self.runner.engine.model().config() {
+                // The streams that leave the last layer.
+                ModelConfig::DeepseekV4(_) => self.mtp(name, key, *n, &self.last_layer()),
+                _ => self.mtp(name, key, *n, "final_norm"),
+            },
+            Key::MtpLogitsPrenorm { n } => self.mtp(name, key, *n, &self.last_layer()),
             Key::GreedyTokens => {
                 progress("greedy tokens");
                 self.greedy_tokens(name)
@@ -285,6 +288,10 @@ impl Checks<'_> {
             }
         }
         Ok(exact(name, &[n, keys], &ours, expected))
+    }
+
+    fn last_layer(&self) -> String {
+        format!("layer{}", self.runner.engine.model().config().common().num_hidden_layers - 1)
     }
 
     fn mtp(&self, name: &str, key: &Key, n: usize, place: &str) -> Result<Row, Error> {

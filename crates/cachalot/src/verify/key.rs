@@ -13,7 +13,7 @@ pub(crate) enum Key {
     Router { n: usize, layer: usize, part: RouterPart },
     /// `p<n>.indexer.layer<i>.mask`: which keys each token attends to.
     Selection { n: usize, layer: usize },
-    /// `p<n>.mtp_logits`: the draft layer over the final-normed hidden states.
+    /// `p<n>.mtp_logits`: the draft layer over the final-normed hidden states, of V4 over the streams before them.
     MtpLogits { n: usize },
     /// `p<n>.mtp_logits_prenorm_h`: the draft layer over the last decoder layer's raw output.
     MtpLogitsPrenorm { n: usize },

@@ -172,16 +172,18 @@ fn draft(rank: &mut RankView<'_>, next: &[u32], hidden: &Rows, chunk: usize) -> 
         return Ok(Rows::default());
     };
     let blocks: Vec<u32> = (0..next.len().div_ceil(BLOCK_SIZE).max(1) as u32).collect();
-    let mut kv = KvCache::poisoned(device, mtp.kv_layout(), blocks.len(), BLOCK_SIZE, DType::F32)?;
+    let kv = KvCache::poisoned(device, mtp.kv_layout(), blocks.len(), BLOCK_SIZE, DType::F32)?;
+    let mut kv = kv.with_state_slots(1, 0)?;
     let mut ctx = StepContext::new(device);
     let (mut logits, mut start) = (Rows::default(), 0);
     for tokens in next.chunks(chunk) {
         let end = start + tokens.len();
         let paged = PagedBatch::new(device, BLOCK_SIZE, &[(tokens.len(), end, &blocks)])?;
+        let paged = paged.with_state_slots(&[0])?;
         let positions: Vec<u32> = (start as u32..end as u32).collect();
         let batch = Batch::new(tokens, &positions, paged)?;
         let drafted = mtp.forward(&mut ctx, 0, &batch, &hidden.slice(device, start..end)?, &mut kv)?;
-        logits.append(&model.logits(&drafted)?);
+        logits.append(&mtp.logits(0, &drafted)?);
         start = end;
     }
     Ok(logits)

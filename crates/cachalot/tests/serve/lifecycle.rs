@@ -7,7 +7,7 @@ use std::time::Duration;
 use cachalot::serve::{ServerOptions, ServiceOptions};
 use serde_json::json;
 
-use crate::support::{Frame, TestServer, chat, options, short_limits, with};
+use crate::support::{Frame, PATIENCE, TestServer, chat, options, short_limits, with};
 
 /// An answer that takes a while: the demo model would end a turn soon.
 fn long() -> serde_json::Value {
@@ -18,9 +18,9 @@ fn impatient() -> TestServer {
     TestServer::with(ServerOptions { limits: short_limits(), ..options() }, ServiceOptions::default())
 }
 
-/// Whether the server closes the connection within some seconds; returns what it said before.
+/// Whether the server closes the connection; returns what it said before.
 fn reads_to_the_end(stream: &mut TcpStream) -> String {
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut said = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -136,7 +136,7 @@ fn raw_chat(server: &TestServer, body: &serde_json::Value) -> TcpStream {
     let (head, body) =
         ("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close", body.to_string());
     write!(connection, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
-    connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
     connection
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use cachalot::serve::ServiceOptions;
+use cachalot::serve::{Limits, ServerOptions, ServiceOptions};
 use serde_json::{Value, json};
 
 use crate::command::{Running, command};
@@ -90,7 +90,9 @@ fn one(addr: &str, random: usize) -> Outcome {
 #[test]
 fn a_crowd_that_comes_and_goes_leaves_nothing_behind() {
     let service = ServiceOptions { max_num_seqs: 8, max_waiting: 16, ..ServiceOptions::default() };
-    let server = TestServer::with(options(), service);
+    // Nobody waits so long that blank lines are sent ahead of an answer: `judge` reads bodies that come in one piece.
+    let limits = Limits { keep_alive: Duration::from_secs(300), ..Default::default() };
+    let server = TestServer::with(ServerOptions { limits, ..options() }, service);
     let addr = server.addr.to_string();
     let is_over = AtomicBool::new(false);
     let client = |client| {

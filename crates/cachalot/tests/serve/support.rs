@@ -3,12 +3,15 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cachalot::serve::{Limits, Server, ServerOptions, Service, ServiceOptions};
 use cachalot::{LanguageModel, LoadOptions, ModelSource};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+
+/// How long a test waits for what must come, on a machine that is busy with others.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server. Dropping it stops it.
 pub(crate) struct TestServer {
@@ -62,6 +65,18 @@ pub(crate) fn short_limits() -> Limits {
         keep_alive: Duration::from_millis(50),
         ..Limits::default()
     }
+}
+
+/// Asks again and again until `is_true` or [`PATIENCE`] is over, and says which it was.
+pub(crate) fn comes_true(mut is_true: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if is_true() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    false
 }
 
 impl TestServer {
@@ -141,13 +156,10 @@ impl TestServer {
         found.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
     }
 
-    /// Waits until nothing runs and no block is held, and says whether that was soon.
+    /// Waits until nothing runs and no block is held, and says whether that came.
     pub(crate) fn becomes_idle(&self) -> bool {
-        (0..200).any(|_| {
-            std::thread::sleep(Duration::from_millis(25));
-            // The engine publishes its figures a moment after the last answer.
-            self.service.is_idle() && self.service.metrics().kv_cache_usage_perc == 0.0
-        })
+        // The engine publishes its figures a moment after the last answer.
+        comes_true(|| self.service.is_idle() && self.service.metrics().kv_cache_usage_perc == 0.0)
     }
 
     /// Asks the server to stop, without waiting for it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use cachalot::serve::{ServerOptions, ServiceOptions};
 use serde_json::{Value, json};
 
-use crate::support::{Reply, TestServer, chat, options, with};
+use crate::support::{Reply, TestServer, chat, comes_true, options, with};
 
 /// `printf %s alice | sha256sum`, and the same of bob.
 const ALICE: &str = "2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
@@ -36,12 +36,7 @@ fn keys_come_and_go_with_their_file() {
     assert_eq!(post(&server, "bob", &body).status, 401);
     // The digest itself opens nothing.
     assert_eq!(post(&server, ALICE, &body).status, 401);
-    let becomes = |status: u16| {
-        (0..100).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-            post(&server, "bob", &body).status == status
-        })
-    };
+    let becomes = |status: u16| comes_true(|| post(&server, "bob", &body).status == status);
     std::fs::write(&file, "[[key]]\nname = \"broken").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1200));
     assert_eq!(post(&server, "alice", &body).status, 200, "a broken file changes nothing");

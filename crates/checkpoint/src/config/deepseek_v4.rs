@@ -28,7 +28,7 @@ pub struct DeepseekV4Config {
     pub o_lora_rank: usize,
     /// Tokens that every layer sees uncompressed, the query's own included.
     pub sliding_window: usize,
-    /// Tokens of a compressed entry in each decoder layer; 0 for a layer without.
+    /// Tokens of a compressed entry in each decoder layer, then in each draft layer; 0 for a layer without.
     pub compress_ratios: Vec<usize>,
     /// Rotary base of the layers with compression.
     pub compress_rope_theta: f64,
@@ -115,7 +115,7 @@ fn rope_head_dim(fields: &Fields<'_>, head_dim: usize) -> Result<usize> {
     Ok(dim)
 }
 
-/// One ratio per decoder layer; the draft layers' follow, or are left out.
+/// One ratio per decoder layer; the draft layers' follow, or are left out because they have no entries.
 fn compress_ratios(fields: &Fields<'_>, layers: usize, drafts: usize) -> Result<Vec<usize>> {
     const MAX_RATIO: u64 = 1 << 12;
     let expected = || format!("a list of {layers} ratios from 0 to {MAX_RATIO}, one per decoder layer");
@@ -129,8 +129,10 @@ fn compress_ratios(fields: &Fields<'_>, layers: usize, drafts: usize) -> Result<
     }
     let ratio =
         |value: &Value| value.as_u64().filter(|&ratio| ratio <= MAX_RATIO).map(|ratio| ratio as usize);
-    let ratios: Option<Vec<usize>> = list[..layers].iter().map(ratio).collect();
-    ratios.ok_or_else(|| fields.error("compress_ratios", expected()))
+    let ratios: Option<Vec<usize>> = list.iter().map(ratio).collect();
+    let mut ratios = ratios.ok_or_else(|| fields.error("compress_ratios", expected()))?;
+    ratios.resize(layers + drafts, 0);
+    Ok(ratios)
 }
 
 fn indexer(fields: &Fields<'_>, rope_dim: usize) -> Result<IndexerConfig> {

@@ -49,20 +49,30 @@ pub(crate) fn find(path: &Path) -> Result<Option<Files>> {
     }
 }
 
-fn is_gguf(name: &str) -> bool {
+pub(crate) fn is_gguf(name: &str) -> bool {
     name.len() > EXTENSION.len() && name.ends_with(EXTENSION)
 }
 
-/// All parts of the model that `name` belongs to; itself if it is whole.
+/// `name` without its extension and without the number of a part.
+pub(crate) fn stem(name: &str) -> &str {
+    let whole = name.strip_suffix(EXTENSION).unwrap_or(name);
+    Part::of(name).map_or(whole, |part| part.stem)
+}
+
+/// The names of all parts of the model that `name` belongs to; itself if it is whole.
+pub(crate) fn part_names(name: &str) -> Vec<String> {
+    let Some(Part { stem, count, .. }) = Part::of(name) else { return vec![name.to_owned()] };
+    (1..=count).map(|number| format!("{stem}-{number:05}-of-{count:05}{EXTENSION}")).collect()
+}
+
+/// [`part_names`] that all are in `dir`.
 fn parts(dir: &Path, name: &str) -> Result<Vec<String>> {
-    let Some(Part { stem, count, .. }) = Part::of(name) else { return Ok(vec![name.to_owned()]) };
-    let names = (1..=count).map(|number| format!("{stem}-{number:05}-of-{count:05}{EXTENSION}"));
-    let names: Vec<String> = names.collect();
+    let names = part_names(name);
     match names.iter().find(|name| !dir.join(name).is_file()) {
         None => Ok(names),
         Some(missing) => Err(CheckpointError::MissingFile {
             file: missing.clone(),
-            expected: format!("{count} parts, as the name {name} says"),
+            expected: format!("{} parts, as the name {name} says", names.len()),
             found: "no such file".to_owned(),
         }),
     }

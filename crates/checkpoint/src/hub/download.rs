@@ -46,6 +46,9 @@ pub(crate) fn snapshot(id: &HubId, options: &HubOptions, progress: Hook<'_>) -> 
     let listing = listing(&api.repo(id.repo()), id, options)?;
     let session = Session::new(&api, id, options, &listing.sha);
     // A repository that cannot be used is refused before anything is fetched.
+    if let Some(files) = listing.gguf(id)? {
+        return session.gguf(&files, progress);
+    }
     let direct = if listing.is_indexed() { None } else { Some(listing.weights(id)?) };
     for file in listing.small_files() {
         session.fetch(file, progress)?;
@@ -57,8 +60,7 @@ pub(crate) fn snapshot(id: &HubId, options: &HubOptions, progress: Hook<'_>) -> 
     for file in weights {
         session.fetch(file, progress)?;
     }
-    let cache = Cache::new(options.cache_dir.clone()).repo(id.repo());
-    cache.create_ref(&listing.sha).map_err(CheckpointError::io("write a ref in", &session.folder))?;
+    session.create_ref()?;
     Ok(session.dir)
 }
 
@@ -77,15 +79,31 @@ struct Session<'a> {
     repo: ApiRepo,
     /// The repository's folder in the cache.
     folder: PathBuf,
+    commit: &'a str,
     /// The snapshot of the commit.
     dir: PathBuf,
 }
 
 impl<'a> Session<'a> {
-    fn new(api: &Api, id: &'a HubId, options: &'a HubOptions, commit: &str) -> Self {
+    fn new(api: &Api, id: &'a HubId, options: &'a HubOptions, commit: &'a str) -> Self {
         let folder = id.folder(options);
         let dir = folder.join("snapshots").join(commit);
-        Self { id, options, repo: api.repo(id.at(commit)), folder, dir }
+        Self { id, options, repo: api.repo(id.at(commit)), folder, commit, dir }
+    }
+
+    /// Fetches the parts of a GGUF model, which has everything inside; the path of the first.
+    fn gguf(&self, files: &[&RemoteFile], progress: Hook<'_>) -> Result<PathBuf> {
+        for file in files {
+            self.fetch(file, progress)?;
+        }
+        self.create_ref()?;
+        Ok(files.first().map_or_else(|| self.dir.clone(), |first| self.dir.join(&first.name)))
+    }
+
+    /// Notes which commit the revision means now, for offline use.
+    fn create_ref(&self) -> Result<()> {
+        let cache = Cache::new(self.options.cache_dir.clone()).repo(self.id.repo());
+        cache.create_ref(self.commit).map_err(CheckpointError::io("write a ref in", &self.folder))
     }
 
     /// The shards that the downloaded index names.

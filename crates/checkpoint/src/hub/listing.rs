@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::gguf_pick;
 use super::id::HubId;
 use crate::shard_index::{INDEX_FILE, SINGLE_FILE};
 use crate::{CheckpointError, Result};
@@ -70,6 +71,25 @@ impl Listing {
         self.find(SINGLE_FILE).is_none() && self.find(INDEX_FILE).is_some()
     }
 
+    /// The files of the GGUF model that `id` picks, or of the only one where no pick and no safetensors are.
+    pub(crate) fn gguf(&self, id: &HubId) -> Result<Option<Vec<&RemoteFile>>> {
+        let names = || self.siblings.iter().map(|file| file.name.as_str());
+        let has_safetensors = self.is_indexed() || names().any(|name| is_plain(name) && is_safetensors(name));
+        if id.pick.is_none() && (has_safetensors || !names().any(gguf_pick::is_model)) {
+            return Ok(None);
+        }
+        let missing = |name: &String| {
+            CheckpointError::hub(
+                id,
+                "GGUF model",
+                format!("the part {name}, which the others name"),
+                "no such file",
+            )
+        };
+        let files = gguf_pick::files(id, "in the repository", names())?;
+        files.iter().map(|name| self.find(name).ok_or_else(|| missing(name))).collect::<Result<_>>().map(Some)
+    }
+
     /// The weights of a repository without an index: `model.safetensors`, else all safetensors files.
     pub(crate) fn weights(&self, id: &HubId) -> Result<Vec<&RemoteFile>> {
         if let Some(single) = self.find(SINGLE_FILE) {
@@ -91,7 +111,7 @@ impl Listing {
                 )
             }
         };
-        Err(CheckpointError::hub(id, "weights", "at least one .safetensors file", found))
+        Err(CheckpointError::hub(id, "weights", "at least one .safetensors or .gguf file", found))
     }
 
     /// The shards that an index names.

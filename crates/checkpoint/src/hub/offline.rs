@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::gguf_pick;
 use super::id::HubId;
 use super::options::HubOptions;
+use crate::shard_index::file_names;
 use crate::{CheckpointError, Result, shard_index};
 
 /// The complete snapshot of `id` in the cache.
@@ -24,6 +26,17 @@ pub(crate) fn snapshot(id: &HubId, options: &HubOptions) -> Result<PathBuf> {
     if !snapshot.is_dir() {
         return Err(missing("the model".to_owned(), "no snapshot of this revision".to_owned()));
     }
+    let gguf = gguf_files(&snapshot)?;
+    if id.pick.is_some() || (!gguf.is_empty() && !snapshot.join("config.json").is_file()) {
+        let files = gguf_pick::files(id, "in the cache", gguf.iter().map(String::as_str))?;
+        if let Some(file) = files.iter().find(|file| !snapshot.join(file).is_file()) {
+            return Err(missing(file.clone(), "only other parts of the model".to_owned()));
+        }
+        return match unverified(&folder, &files) {
+            None => Ok(files.first().map_or_else(|| snapshot.clone(), |first| snapshot.join(first))),
+            Some(file) => Err(missing(file, "a download that was cut off before its check".to_owned())),
+        };
+    }
     if !snapshot.join("config.json").is_file() {
         return Err(missing("config.json".to_owned(), "a snapshot without it".to_owned()));
     }
@@ -35,6 +48,19 @@ pub(crate) fn snapshot(id: &HubId, options: &HubOptions) -> Result<PathBuf> {
         Err(CheckpointError::MissingFile { file, found, .. }) => Err(missing(file, found)),
         Err(other) => Err(other),
     }
+}
+
+/// The GGUF files of a snapshot and of the folders in it, as the hub names them.
+fn gguf_files(snapshot: &Path) -> Result<Vec<String>> {
+    let mut found = file_names(snapshot)?;
+    for entry in std::fs::read_dir(snapshot).map_err(CheckpointError::io("list", snapshot))? {
+        let entry = entry.map_err(CheckpointError::io("list", snapshot))?;
+        if let (true, Ok(folder)) = (entry.path().is_dir(), entry.file_name().into_string()) {
+            found.extend(file_names(&entry.path())?.into_iter().map(|name| format!("{folder}/{name}")));
+        }
+    }
+    found.retain(|name| gguf_pick::is_model(name));
+    Ok(found)
 }
 
 /// A file whose download began but whose checksum was never compared.

@@ -22,7 +22,7 @@ pub(crate) struct State {
     /// Cut the next so many transfers after this number of bytes.
     pub(crate) cuts: usize,
     pub(crate) cut_after: usize,
-    /// Flip a byte of every safetensors file on its way.
+    /// Flip a byte of every large file on its way.
     pub(crate) damage: bool,
     /// Lines of the form `path range`.
     pub(crate) log: Vec<String>,
@@ -57,6 +57,11 @@ impl HubServer {
     pub(crate) fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().unwrap().log)
     }
+}
+
+/// Whether the hub has a checksum of the file.
+fn is_large(name: &str) -> bool {
+    name.ends_with(".safetensors") || name.ends_with(".gguf")
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
@@ -100,7 +105,7 @@ fn list(stream: &TcpStream, state: &State, revision: &str) -> std::io::Result<()
         .map(|(name, bytes)| {
             let oid = &sha256(bytes)[..40];
             let mut sibling = json!({"rfilename": name, "size": bytes.len(), "blobId": oid});
-            if name.ends_with(".safetensors") {
+            if is_large(name) {
                 sibling["lfs"] = json!({"sha256": sha256(bytes), "size": bytes.len(), "pointerSize": 130});
             }
             sibling
@@ -113,9 +118,9 @@ fn send(stream: &TcpStream, state: &mut State, commit: &str, file: &str, range: 
     let Some(bytes) = state.commits.get(commit).and_then(|files| files.get(file)) else {
         return respond(stream, 404, &[], b"");
     };
-    let etag = if file.ends_with(".safetensors") { sha256(bytes) } else { sha256(bytes)[..40].to_owned() };
+    let etag = if is_large(file) { sha256(bytes) } else { sha256(bytes)[..40].to_owned() };
     let mut bytes = bytes.clone();
-    if state.damage && file.ends_with(".safetensors") {
+    if state.damage && is_large(file) {
         *bytes.last_mut().unwrap() ^= 1;
     }
     let (start, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
@@ -130,7 +135,7 @@ fn send(stream: &TcpStream, state: &mut State, commit: &str, file: &str, range: 
         ("Content-Range", format!("bytes {start}-{}/{}", end - 1, bytes.len())),
     ];
     let is_probe = range == "bytes=0-0";
-    if !is_probe && state.cuts > 0 && file.ends_with(".safetensors") {
+    if !is_probe && state.cuts > 0 && is_large(file) {
         state.cuts -= 1;
         let part = &bytes[start..(start + state.cut_after).min(end)];
         head(stream, 206, &headers, end - start)?;

@@ -142,6 +142,7 @@ fn attempt(
     let Parts { input, mut samplers, embedded } =
         Parts::new(copies, chunks, &slots, engine.slots().count() as u32, lives);
     let ids: Vec<SequenceId> = samplers.iter().map(|sampling| sampling.id).collect();
+    let state_saves = input.state_saves.clone();
     let result = catch_unwind(AssertUnwindSafe(|| step(engine, input, &mut samplers)));
     lives.continuations.extend(samplers.into_iter().map(|sampling| (sampling.id, sampling.continuation)));
     let (sampled, hidden) =
@@ -156,7 +157,7 @@ fn attempt(
     });
     let hidden = hidden.collect();
     let sampled: Vec<_> = ids.into_iter().zip(sampled).collect();
-    let guesses = draft(engine, chunks, &sampled)?;
+    let guesses = draft(engine, chunks.iter().zip(&slots), state_saves, &sampled)?;
     Ok(Outcome { sampled, guesses, hidden, failed: Vec::new() })
 }
 
@@ -164,9 +165,10 @@ fn attempt(
 ///
 /// # Errors
 /// The engine is lost. Any other failure costs the guesses of this step and nothing else: the tokens stand.
-fn draft(
+fn draft<'c>(
     engine: &Engine,
-    chunks: &[Chunk],
+    chunks: impl Iterator<Item = (&'c Chunk, &'c Option<u32>)>,
+    state_saves: Vec<(u32, u32)>,
     sampled: &[(SequenceId, Result<Vec<Sampled>, EngineError>)],
 ) -> Result<Vec<(SequenceId, Vec<u32>)>, EngineError> {
     let Some(Speculation { drafter: Drafter::Mtp, num_tokens }) = engine.speculation() else {
@@ -175,7 +177,7 @@ fn draft(
     let sampled: HashMap<SequenceId, &Vec<Sampled>> =
         sampled.iter().filter_map(|(id, sampled)| Some((*id, sampled.as_ref().ok()?))).collect();
     let (mut ids, mut drafts, mut first_row) = (Vec::new(), Vec::new(), 0);
-    for Chunk { id, start, tokens, guesses, blocks, sample, next, .. } in chunks {
+    for (Chunk { id, start, tokens, guesses, blocks, sample, next, .. }, slot) in chunks {
         // Siblings that part share their last row, which can follow one of them only.
         let who = sample.iter().find_map(|id| Some((*id, *sampled.get(id)?)));
         let known = tokens.len() - guesses;
@@ -185,12 +187,12 @@ fn draft(
             // Of a prompt that ends here nothing follows, and any token will do.
             None => behind.extend(next.or(tokens.last().copied())),
         }
-        let chunk = StepChunk { tokens: behind, start: *start, blocks: blocks.clone(), slot: None };
+        let chunk = StepChunk { tokens: behind, start: *start, blocks: blocks.clone(), slot: *slot };
         drafts.push(DraftChunk { chunk, first_row, count: who.map_or(0, |_| num_tokens) });
         ids.push(who.map_or(*id, |(id, _)| id));
         first_row += tokens.len() as u32;
     }
-    let input = DraftInput { chunks: drafts };
+    let input = DraftInput { chunks: drafts, state_saves };
     let result = catch_unwind(AssertUnwindSafe(|| engine.draft(input)));
     match result {
         Ok(Ok(guesses)) => Ok(ids.into_iter().zip(guesses).collect()),

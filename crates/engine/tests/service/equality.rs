@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use engine::{Engine, EngineOptions, Job, Request, SamplingParams, Service, ServiceOptions};
+use models::{IndexFormat, ModelOptions};
 
 use crate::support::{
     Heard, alone, assert_clean, engine, options, prompt, ranks, request, run, seeded, service,
-    service_options, watched,
+    service_options, watched, watched_in,
 };
 
 /// Requests of mixed lengths: greedy ones, seeded ones with every parameter, some with alternatives. Many begin alike.
@@ -93,6 +94,25 @@ fn every_family_batches() {
         let engine = engine(fixture, &options());
         check(fixture, &service(&engine), &engine, &mixed(12));
     }
+}
+
+/// Packed index keys in shared and copied blocks: what was cached gives the texts of what was not.
+#[test]
+fn an_indexer_in_fp8_batches_with_and_without_prefix_cache() {
+    let forms = ModelOptions { index: IndexFormat::Fp8, ..Default::default() };
+    let (engine, _) = watched_in("deepseek_v32", forms, &options());
+    let texts = |prefix_cache| {
+        let options = ServiceOptions { prefix_cache, ..service_options() };
+        let service = Service::start(Arc::clone(&engine), &options).unwrap();
+        // Twice: by the second time every prompt is cached.
+        let heard = [0, 1].map(|_| check("fp8", &service, &engine, &mixed(24)));
+        let cached: usize = heard.iter().flatten().filter_map(|heard| heard.cached_tokens).sum();
+        assert_eq!(cached > 0, prefix_cache, "{cached} tokens were cached");
+        heard.map(|heard| heard.iter().map(|heard| heard.tokens(0)).collect::<Vec<_>>())
+    };
+    let [first, second] = texts(true);
+    assert_eq!(first, second);
+    assert_eq!([first, second], texts(false));
 }
 
 #[test]

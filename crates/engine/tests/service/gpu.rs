@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use comm::Solo;
-use engine::{Drafter, Engine, EngineOptions, Job, Rank, Request, Service, Speculation, SubmitError};
+use engine::{
+    Drafter, Engine, EngineOptions, Job, Rank, Request, Sampled, Service, Speculation, SubmitError,
+};
 use kernels::{CudaOptions, Device, Precision};
 use testkit::{Fixture, soft_gpu};
 
@@ -38,9 +40,14 @@ fn requests() -> Vec<Request> {
 #[test]
 fn batched_steps_are_single_steps_recorded_or_not() {
     let _gpu = soft_gpu();
-    for (fixture, records) in
-        [("deepseek_v3", true), ("deepseek_v3", false), ("deepseek_v32", true), ("qwen2_distill", true)]
-    {
+    for (fixture, records) in [
+        ("deepseek_v3", true),
+        ("deepseek_v3", false),
+        ("deepseek_v32", true),
+        ("deepseek_v4_smallhca", true),
+        ("deepseek_v4_smallhca", false),
+        ("qwen2_distill", true),
+    ] {
         let what = format!("{fixture}, recorded {records}");
         let engine = engine(fixture, records);
         let service = service(&engine);
@@ -68,23 +75,63 @@ fn a_cached_prefix_goes_on_from_its_snapshot() {
             assert_eq!(heard.sampled[0], alone(&engine, request), "round {round}");
         }
     }
+    // The state behind a block that an answer filled, in a step that was recorded.
+    let question = requests().remove(4);
+    let answer = run(&service, vec![Job::new(question.clone())]).remove(0).tokens(0);
+    let next = request([&question.prompt[..], &answer, &[7]].concat(), 4);
+    let heard = run(&service, vec![Job::new(next.clone())]).remove(0);
+    assert_eq!((heard.failed, heard.cached_tokens), (None, Some(32)));
+    assert_eq!(heard.sampled[0], alone(&engine, next));
     assert_clean(&service);
+}
+
+/// The same tokens; a step with more rows may add up in another order, which the last digits of logprobs show.
+fn assert_same(ours: &[Sampled], theirs: &[Sampled], what: &str) {
+    let tokens = |sampled: &[Sampled]| sampled.iter().map(|sampled| sampled.token).collect::<Vec<u32>>();
+    assert_eq!(tokens(ours), tokens(theirs), "{what}");
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        let apart = ours.logprob.zip(theirs.logprob).map_or(0.0, |(ours, theirs)| (ours - theirs).abs());
+        assert!(apart < 1e-4, "{what}: {ours:?} and {theirs:?}");
+    }
 }
 
 #[test]
 fn guesses_are_made_and_checked_on_a_gpu() {
-    let _gpu = soft_gpu();
-    let reference = engine("deepseek_v3_mtp", true);
-    for drafter in [Drafter::Mtp, Drafter::Ngram] {
+    let gpu = soft_gpu();
+    for (fixture, drafter, record_decode) in [
+        ("deepseek_v3_mtp", Drafter::Mtp, true),
+        ("deepseek_v3_mtp", Drafter::Mtp, false),
+        ("deepseek_v3_mtp", Drafter::Ngram, true),
+        ("deepseek_v4_smallhca", Drafter::Ngram, true),
+        ("deepseek_v4", Drafter::Mtp, true),
+    ] {
+        let what = format!("{fixture} {drafter:?}, recorded {record_decode}");
+        let reference = engine(fixture, false);
         let speculation = Some(Speculation { drafter, num_tokens: 2 });
-        let guessing = engine_with("deepseek_v3_mtp", EngineOptions { speculation, ..Default::default() });
+        let guessing = EngineOptions { speculation, record_decode, ..EngineOptions::default() };
+        let guessing = engine_with(fixture, guessing);
         let service = service(&guessing);
-        let heard = run(&service, requests().into_iter().map(Job::new).collect());
-        for (heard, request) in heard.iter().zip(requests()) {
-            assert_eq!(heard.failed, None, "{drafter:?}");
-            assert_eq!(heard.sampled[0], alone(&reference, request), "{drafter:?}");
+        let launches = || gpu.driver().map_or(0, |driver| driver.graph_launches());
+        let before = launches();
+        // Answers of the first words of their prompts.
+        let mut requests = requests();
+        for Request { prompt, sampling, .. } in &mut requests {
+            sampling.logit_bias.extend(prompt[..3].iter().map(|&token| (token, 50.0)));
         }
-        assert!(service.metrics().spec_decode_num_draft_tokens > 0, "{drafter:?}");
+        let heard = run(&service, requests.iter().cloned().map(Job::new).collect());
+        for (heard, request) in heard.iter().zip(requests) {
+            assert_eq!(heard.failed, None, "{what}");
+            assert_same(&heard.sampled[0], &alone(&reference, request), &what);
+        }
+        let steps = service.metrics().spec_decode_num_drafts;
+        // The layer guesses after every step, not only after those that are launched.
+        assert!(steps > if drafter == Drafter::Mtp { 10 } else { 0 }, "{what}: {steps}");
+        // A step has guesses of five sequences, at most.
+        let replayed = (launches() - before) as u64;
+        assert!(
+            gpu.driver().is_none() || (replayed > steps / 5) == record_decode,
+            "{what}: {replayed} of {steps}"
+        );
         assert_clean(&service);
     }
 }

@@ -9,6 +9,7 @@ use engine::{
     ServiceOptions, Speculation,
 };
 use kernels::Device;
+use models::ModelOptions;
 use testkit::Fixture;
 
 use crate::faults::{After, Script};
@@ -22,7 +23,7 @@ mod random_model;
 const WITH_MTP: &str = "deepseek_v3_mtp";
 
 /// Engines that nobody spoils: a guess may be any token, those that nothing samples included.
-fn ranks(fixture: &str, size: usize, options: &EngineOptions) -> Result<Arc<Engine>, EngineError> {
+pub(crate) fn ranks(fixture: &str, size: usize, options: &EngineOptions) -> Result<Arc<Engine>, EngineError> {
     ranks_of(&Fixture::open(fixture).checkpoint(), size, options)
 }
 
@@ -31,19 +32,30 @@ fn ranks_of(
     size: usize,
     options: &EngineOptions,
 ) -> Result<Arc<Engine>, EngineError> {
+    ranks_in(checkpoint, ModelOptions::default(), size, options)
+}
+
+/// The same in the forms of `forms`.
+pub(crate) fn ranks_in(
+    checkpoint: &Checkpoint,
+    forms: ModelOptions,
+    size: usize,
+    options: &EngineOptions,
+) -> Result<Arc<Engine>, EngineError> {
     let rank = |threads: Threads| {
         let comm: Arc<dyn Communicator> = Arc::new(threads);
-        let model = models::load(checkpoint, &Device::Cpu, Arc::clone(&comm), &mut |_| {}).unwrap();
+        let shared = Arc::clone(&comm);
+        let model = models::load_with(checkpoint, &Device::Cpu, shared, forms, &mut |_| {}).unwrap();
         Rank { model, device: Device::Cpu, comm }
     };
     Engine::new(Threads::group(size, PATIENCE).into_iter().map(rank).collect(), options)
 }
 
-fn engine(fixture: &str, options: &EngineOptions) -> Arc<Engine> {
+pub(crate) fn engine(fixture: &str, options: &EngineOptions) -> Arc<Engine> {
     ranks(fixture, 1, options).unwrap()
 }
 
-fn guessing(drafter: Drafter, num_tokens: usize) -> EngineOptions {
+pub(crate) fn guessing(drafter: Drafter, num_tokens: usize) -> EngineOptions {
     EngineOptions { speculation: Some(Speculation { drafter, num_tokens }), ..options() }
 }
 
@@ -53,7 +65,7 @@ fn all() -> [EngineOptions; 4] {
 }
 
 /// Greedy and drawn, with penalties that count what was guessed, and with alternatives.
-fn requests(count: u32) -> Vec<Request> {
+pub(crate) fn requests(count: u32) -> Vec<Request> {
     let one = |i: u32| {
         let base = request(prompt(i % 3, 1 + i * 29 % 50), 1 + (i * 17 % 40) as usize);
         match i % 4 {
@@ -78,7 +90,7 @@ fn requests(count: u32) -> Vec<Request> {
 
 /// Runs `requests` together and compares each with itself alone and unguessed; how many guesses there were, and how
 /// many were right.
-fn check(service: &Service, reference: &Arc<Engine>, requests: &[Request]) -> (usize, usize) {
+pub(crate) fn check(service: &Service, reference: &Arc<Engine>, requests: &[Request]) -> (usize, usize) {
     let heard = run(service, requests.iter().cloned().map(Job::new).collect());
     let what = format!("{:?}", service.engine().speculation());
     let mut sums = (0, 0);

@@ -130,14 +130,14 @@ fn a_kept_sequence_goes_on_and_never_back() {
 }
 
 /// Few snapshots and few blocks, so that both are taken away again.
-fn cached_options(context_len: usize) -> EngineOptions {
+pub(crate) fn cached_options(context_len: usize) -> EngineOptions {
     let context_len = Some(context_len);
     EngineOptions { context_len, max_sequences: 3, state_snapshots: 6, ..options() }
 }
 
 /// Turns of conversations that begin with one of three texts, go on from any earlier one or fork from its middle: the answers of
 /// `reference`, which keeps nothing, whoever waits for another or loses his blocks.
-fn converse(cached: &Arc<Engine>, reference: &Arc<Engine>, turns: usize) {
+pub(crate) fn converse(cached: &Arc<Engine>, reference: &Arc<Engine>, turns: usize) {
     let service = service(cached);
     let context_len = cached.context_len();
     let mut random = Random::new(17);

@@ -11,7 +11,7 @@ use engine::{
     SamplingParams, Service, ServiceOptions, Step, TokenEvent, TokenEvents,
 };
 use kernels::{Device, Tensor};
-use models::{Batch, KvCache, KvLayout, Model, ModelError, ModelSummary, Mtp, StepContext};
+use models::{Batch, KvCache, KvLayout, Model, ModelError, ModelOptions, ModelSummary, Mtp, StepContext};
 use testkit::Fixture;
 
 /// A step that computes one of these tokens fails, panics, or gives NaN for it. Others never sample them.
@@ -79,6 +79,10 @@ impl Model for Watched {
         Ok(Tensor::from_f32(&Device::Cpu, hidden.shape(), &values)?)
     }
 
+    fn final_normed(&self, hidden: &Tensor) -> models::Result<Tensor> {
+        self.model.final_normed(hidden)
+    }
+
     fn logits(&self, hidden: &Tensor) -> models::Result<Tensor> {
         self.model.logits(hidden)
     }
@@ -113,7 +117,17 @@ pub(crate) fn options() -> EngineOptions {
 }
 
 pub(crate) fn watched(fixture: &str, options: &EngineOptions) -> (Arc<Engine>, Arc<Watch>) {
-    let model = models::load(&Fixture::open(fixture).checkpoint(), &Device::Cpu, Arc::new(Solo), &mut |_| {});
+    watched_in(fixture, ModelOptions::default(), options)
+}
+
+/// As [`watched`], of a model in other forms.
+pub(crate) fn watched_in(
+    fixture: &str,
+    forms: ModelOptions,
+    options: &EngineOptions,
+) -> (Arc<Engine>, Arc<Watch>) {
+    let checkpoint = Fixture::open(fixture).checkpoint();
+    let model = models::load_with(&checkpoint, &Device::Cpu, Arc::new(Solo), forms, &mut |_| {});
     let watch = Arc::new(Watch::default());
     let model = Box::new(Watched { model: model.unwrap(), watch: Arc::clone(&watch) });
     (Engine::new(vec![Rank::solo(model, Device::Cpu)], options).unwrap(), watch)

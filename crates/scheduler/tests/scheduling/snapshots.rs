@@ -2,7 +2,7 @@
 
 use scheduler::BlockAllocator;
 
-use crate::world::{World, options};
+use crate::world::{World, alone, options};
 
 fn world(blocks: usize, snapshots: usize) -> World {
     let allocator = BlockAllocator::new(blocks, 4).unwrap();
@@ -45,6 +45,66 @@ fn a_branch_is_found_from_its_third_visit_on() {
     assert_eq!(cached(&mut world, &turn(101)), 0, "the state where they part is not there yet");
     assert_eq!(cached(&mut world, &turn(102)), 16);
     assert_eq!(cached(&mut world, &turn(103)), 16);
+}
+
+/// An answer that is guessed goes past the ends of blocks; the next turn goes on from the last that it reached.
+#[test]
+fn guesses_go_past_a_block_and_leave_its_state() {
+    for (count, right) in [(1, 1), (3, 3), (3, 1), (3, 0), (7, 7), (7, 4), (7, 0)] {
+        let mut world = world(32, 4);
+        let id = world.add(0, 0, &tokens(0..9), 25, 1);
+        while world.jobs.contains_key(&id) {
+            world.guess(count, right);
+            world.step();
+        }
+        let next = [tokens(0..9), alone(id, &tokens(0..9), 25), vec![9, 9, 9]].concat();
+        let found = cached(&mut world, &next);
+        // 33 tokens have keys; the last one sampled has none.
+        assert_eq!(found, 32, "{count} guesses, {right} right");
+    }
+}
+
+/// A state behind wrong guesses is that of no block, not even of the one whose own it was written over.
+#[test]
+fn wrong_guesses_leave_no_state() {
+    let mut world = world(32, 1);
+    let id = world.add(0, 0, &tokens(0..9), 25, 1);
+    for _ in 0..2 {
+        world.step();
+    }
+    world.guess(3, 0);
+    let plan = world.schedule();
+    assert!(plan.chunks[0].save.is_some(), "9 tokens and 4 more go past 12");
+    let sampled = world.run(&plan);
+    world.commit(plan, &sampled);
+    world.cancel(id);
+    assert_eq!(cached(&mut world, &tokens(0..20)), 0);
+}
+
+/// However long an answer is, it takes the places of two prefixes: of its last block, and of the one before until that is
+/// computed.
+#[test]
+fn an_answer_leaves_one_snapshot() {
+    for guesses in [0, 3] {
+        let mut world = world(64, 5);
+        let prompts = [tokens(0..9), tokens(20..33)];
+        for prompt in &prompts {
+            cached(&mut world, prompt);
+        }
+        let question = tokens(50..59);
+        let id = world.add(0, 0, &question, 60, 1);
+        while world.jobs.contains_key(&id) {
+            world.guess(guesses, guesses);
+            world.step();
+        }
+        for prompt in &prompts {
+            let next = [&prompt[..], &[9, 9, 9]].concat();
+            let whole = prompt.len() / 4 * 4;
+            assert_eq!(cached(&mut world, &next), whole, "{guesses} guesses: the answer evicts nobody");
+        }
+        let next = [&question[..], &alone(id, &question, 60), &[9]].concat();
+        assert_eq!(cached(&mut world, &next), 68, "{guesses} guesses: and is found itself");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! [`States`]: what sequences keep besides their blocks, for a [`World`](crate::world::World) whose model does: the tokens
-//! that they have seen, which must be those before every chunk.
+//! that they have seen, which must begin with those before every chunk; and it goes back no further than what was guessed.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,8 +12,8 @@ pub(crate) struct States {
     /// Of siblings that have not parted, by the first of them, alive or not.
     shared: HashMap<u64, Vec<u32>>,
     firsts: HashMap<u64, u64>,
-    /// Empty for a model without state.
-    snapshots: Vec<Vec<u32>>,
+    /// What was seen, and how much of it was guessed. Empty for a model without state.
+    snapshots: Vec<(Vec<u32>, usize)>,
     pub(crate) restored: usize,
 }
 
@@ -22,7 +22,7 @@ const POISON: u32 = 0xdead;
 
 impl States {
     pub(crate) fn new(snapshots: usize) -> Self {
-        Self { snapshots: vec![vec![POISON]; snapshots], ..Self::default() }
+        Self { snapshots: vec![(vec![POISON], 0); snapshots], ..Self::default() }
     }
 
     pub(crate) fn forget(&mut self, id: u64) {
@@ -43,7 +43,9 @@ impl States {
         }
         for chunk in &plan.chunks {
             if let Some(snapshot) = chunk.restore {
-                let state = self.snapshots[snapshot as usize].clone();
+                let (mut state, guesses) = self.snapshots[snapshot as usize].clone();
+                assert!(state.len() <= chunk.start + guesses, "{:?} goes on from another text", chunk.id);
+                state.truncate(chunk.start);
                 assert_eq!(state, tokens(chunk)[..chunk.start], "{:?} goes on from another state", chunk.id);
                 self.slots.insert(chunk.id.0, state);
                 self.restored += 1;
@@ -64,8 +66,9 @@ impl States {
         }
         for chunk in &plan.chunks {
             if let Some(snapshot) = chunk.save {
-                assert_eq!((chunk.start + chunk.tokens.len()) % block_size, 0, "the state at no block's end");
-                self.snapshots[snapshot as usize] = self.slots[&chunk.id.0].clone();
+                let end = chunk.start + chunk.tokens.len();
+                assert!(end % block_size <= chunk.guesses, "the state at no block's end");
+                self.snapshots[snapshot as usize] = (self.slots[&chunk.id.0].clone(), chunk.guesses);
             }
         }
     }
@@ -73,7 +76,7 @@ impl States {
     /// The step failed half way.
     pub(crate) fn abort(&mut self, plan: &Plan) {
         for snapshot in plan.chunks.iter().filter_map(|chunk| chunk.save) {
-            self.snapshots[snapshot as usize] = vec![POISON];
+            self.snapshots[snapshot as usize] = (vec![POISON], 0);
         }
     }
 }

@@ -4,7 +4,9 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
+use super::bytes::Sse;
 use super::{LANES, Simd};
+use crate::cpu::level::Level;
 
 /// Proof that AVX2, FMA and F16C are there.
 #[derive(Clone, Copy)]
@@ -67,6 +69,8 @@ pub(super) unsafe fn look_up_nibbles(from: &[u8; LANES / 2], table: &[i8; 16]) -
 
 impl Simd for Avx2 {
     type V = Pair;
+    type B = Sse;
+    const LEVEL: Level = Level::Avx2;
     const WIDE: bool = false;
 
     lanewise!(add, _mm256_add_ps);
@@ -128,6 +132,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bytes: [u8; 2]) -> Pair {
+        // SAFETY: the token proves AVX2 and F16C.
+        unsafe { [_mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(bytes))); 2] }
+    }
+
+    #[inline(always)]
     fn load_f16(self, from: &[f16; LANES]) -> Pair {
         // SAFETY: the token proves F16C; the array is 32 readable bytes.
         unsafe {
@@ -185,6 +195,29 @@ impl Simd for Avx2 {
     fn load_nibbles(self, from: &[u8; LANES / 2], table: &[i8; 16]) -> Pair {
         // SAFETY: the token proves AVX2 and what it includes; the arrays are 8 and 16 readable bytes.
         unsafe { widen_i8(look_up_nibbles(from, table)) }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; LANES]) -> Sse {
+        // SAFETY: the token proves AVX2, which includes SSSE3.
+        unsafe { Sse::load(from) }
+    }
+
+    #[inline(always)]
+    fn spread_bits(self, bits: [u8; 2]) -> Sse {
+        // SAFETY: the token proves AVX2, which includes SSSE3.
+        unsafe { Sse::spread_bits(bits) }
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: Sse) -> Pair {
+        // SAFETY: the token proves AVX2.
+        unsafe { widen_i8(bytes.0) }
+    }
+
+    #[inline(always)]
+    fn look_up(self, codes: Sse, table: &[i8; 16]) -> Sse {
+        codes.look_up(table)
     }
 
     #[inline(always)]

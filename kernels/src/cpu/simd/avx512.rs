@@ -5,7 +5,9 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::avx2::look_up_nibbles;
+use super::bytes::Sse;
 use super::{LANES, Simd};
+use crate::cpu::level::Level;
 
 /// Proof that AVX-512 F, BW, DQ and VL are there.
 #[derive(Clone, Copy)]
@@ -30,6 +32,8 @@ impl Avx512 {
 
 impl Simd for Avx512 {
     type V = __m512;
+    type B = Sse;
+    const LEVEL: Level = Level::Avx512;
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -108,6 +112,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn splat_f16(self, bytes: [u8; 2]) -> __m512 {
+        // SAFETY: the token proves AVX-512F.
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(bytes))) }
+    }
+
+    #[inline(always)]
     fn load_f16(self, from: &[f16; LANES]) -> __m512 {
         // SAFETY: the token proves AVX-512F; the array is 32 readable bytes.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
@@ -158,6 +168,29 @@ impl Simd for Avx512 {
     fn load_nibbles(self, from: &[u8; LANES / 2], table: &[i8; 16]) -> __m512 {
         // SAFETY: the token proves AVX-512F, which includes SSSE3.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(look_up_nibbles(from, table))) }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; LANES]) -> Sse {
+        // SAFETY: the token proves AVX-512F, which includes SSSE3.
+        unsafe { Sse::load(from) }
+    }
+
+    #[inline(always)]
+    fn spread_bits(self, bits: [u8; 2]) -> Sse {
+        // SAFETY: the token proves AVX-512F, which includes SSSE3.
+        unsafe { Sse::spread_bits(bits) }
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: Sse) -> __m512 {
+        // SAFETY: the token proves AVX-512F.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes.0)) }
+    }
+
+    #[inline(always)]
+    fn look_up(self, codes: Sse, table: &[i8; 16]) -> Sse {
+        codes.look_up(table)
     }
 
     #[inline(always)]

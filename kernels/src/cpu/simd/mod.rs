@@ -12,15 +12,18 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bytes;
 mod math;
 mod portable;
 
 use half::{bf16, f16};
 
+use super::level::Level;
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::Avx512;
+pub(super) use bytes::Bytes;
 pub(super) use math::{exp, silu};
 pub(super) use portable::Portable;
 
@@ -31,6 +34,10 @@ pub(super) const LANES: usize = 16;
 pub(super) trait Simd: Copy + Send + Sync {
     /// The vector.
     type V: Copy;
+    /// Sixteen bytes.
+    type B: Bytes;
+    /// The level that the vector belongs to.
+    const LEVEL: Level;
     /// Whether 32 vector registers are there, so that a 6x4 tile of accumulators fits.
     const WIDE: bool;
 
@@ -51,6 +58,8 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn keep_ge(self, a: Self::V, b: Self::V, value: Self::V) -> Self::V;
     /// `2^n` for integral `n` in -126..=127.
     fn pow2(self, n: Self::V) -> Self::V;
+    /// The half-precision number of two little-endian bytes in all lanes.
+    fn splat_f16(self, bytes: [u8; 2]) -> Self::V;
     fn load_f16(self, from: &[f16; LANES]) -> Self::V;
     fn load_bf16(self, from: &[bf16; LANES]) -> Self::V;
     /// Rounded to nearest even; NaN stays NaN.
@@ -63,6 +72,13 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn load_i8(self, from: &[i8; LANES]) -> Self::V;
     /// What `table` holds for sixteen 4-bit codes: lane `2j` has the low half of byte `j`, lane `2j + 1` the high half.
     fn load_nibbles(self, from: &[u8; LANES / 2], table: &[i8; 16]) -> Self::V;
+    fn load_bytes(self, from: &[u8; LANES]) -> Self::B;
+    /// Byte `j` is 1 where bit `j` of the two bytes is set, counted from the lowest of the first, else 0.
+    fn spread_bits(self, bits: [u8; 2]) -> Self::B;
+    /// Signed bytes as `f32`.
+    fn widen(self, bytes: Self::B) -> Self::V;
+    /// What `table` holds for sixteen codes below 16.
+    fn look_up(self, codes: Self::B, table: &[i8; 16]) -> Self::B;
     /// Asks for one cache line. A hint: any address will do.
     fn prefetch_line(self, address: *const u8);
     /// Whether a byte is one of e4m3fn's two NaNs.

@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use super::{LANES, Simd};
+use crate::cpu::level::Level;
 
 /// Sixteen lanes in plain Rust.
 #[derive(Clone, Copy)]
@@ -30,6 +31,8 @@ macro_rules! lanewise {
 
 impl Simd for Portable {
     type V = Lanes;
+    type B = [u8; LANES];
+    const LEVEL: Level = Level::Portable;
     const WIDE: bool = false;
 
     lanewise!(add, |a, b| a + b);
@@ -76,6 +79,19 @@ impl Simd for Portable {
             out.0[i] = f32::from_bits(((n.0[i] as i32).wrapping_add(127) as u32) << 23);
         }
         out
+    }
+
+    #[inline(always)]
+    fn splat_f16(self, bytes: [u8; 2]) -> Lanes {
+        // By its bits: the conversion of the library asks the processor first what it can, each time.
+        let bits = u32::from(u16::from_le_bytes(bytes));
+        let magnitude = match bits & 0x7FFF {
+            // Infinite or NaN.
+            bits @ 0x7C00.. => f32::from_bits(bits << 13 | 0x7F80_0000),
+            // In an f32's places it is 2^-112 too small, subnormals included.
+            bits => f32::from_bits(bits << 13) * f32::from_bits((127 + 112) << 23),
+        };
+        self.splat(f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16))
     }
 
     #[inline(always)]
@@ -129,6 +145,34 @@ impl Simd for Portable {
         for i in 0..LANES {
             let code = from[i / 2] >> (i % 2 * 4) & 15;
             out.0[i] = f32::from(table[usize::from(code)]);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; LANES]) -> [u8; LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn spread_bits(self, bits: [u8; 2]) -> [u8; LANES] {
+        let mut out = [0; LANES];
+        for i in 0..LANES {
+            out[i] = bits[i / 8] >> (i % 8) & 1;
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn widen(self, bytes: [u8; LANES]) -> Lanes {
+        self.load_i8(&bytemuck::cast(bytes))
+    }
+
+    #[inline(always)]
+    fn look_up(self, codes: [u8; LANES], table: &[i8; 16]) -> [u8; LANES] {
+        let mut out = codes;
+        for byte in &mut out {
+            *byte = table[usize::from(*byte & 15)] as u8;
         }
         out
     }

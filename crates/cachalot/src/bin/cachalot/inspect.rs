@@ -8,7 +8,7 @@ use cachalot::Int8Table;
 use cachalot::inspect::Inspection;
 use serde::Serialize;
 
-use crate::kv_dtype::KvDtype;
+use crate::kv_dtype::{IndexerKvDtype, KvDtype};
 use crate::model_arg;
 use crate::progress::ProgressDisplay;
 
@@ -23,8 +23,11 @@ pub(crate) struct Args {
     /// Element type of the KV cache; the default follows the checkpoint
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
+    /// Element type of the index keys of DeepSeek-V3.2, and of what they are compared with
+    #[arg(long, value_name = "DTYPE", default_value = "auto")]
+    indexer_kv_dtype: IndexerKvDtype,
     /// Read the routed experts and measure what keeping them in INT8 would cost
-    #[arg(long, conflicts_with = "kv_dtype")]
+    #[arg(long, conflicts_with_all = ["kv_dtype", "indexer_kv_dtype"])]
     int8_report: bool,
 }
 
@@ -38,7 +41,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return print(args, &table);
     }
     let kv_dtype = args.kv_dtype.map(Into::into);
-    let inspection = Inspection::of(&source, kv_dtype, &mut |step| display.show(&step))?;
+    let index = args.indexer_kv_dtype.into();
+    let inspection = Inspection::of(&source, kv_dtype, index, &mut |step| display.show(&step))?;
     display.clear();
     print(args, &inspection)
 }

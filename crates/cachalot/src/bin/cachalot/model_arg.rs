@@ -39,8 +39,9 @@ fn is_gguf_file(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gguf") && path.is_file()
 }
 
-/// `org/name` or `org/name@revision`, in the characters that hubs allow.
+/// `org/name` or `org/name@revision`, with `:PICK` or without, in the characters that hubs allow.
 fn is_hub_id(text: &str) -> bool {
+    let (text, pick) = text.split_once(':').map_or((text, None), |(text, pick)| (text, Some(pick)));
     let (id, revision) = text.split_once('@').map_or((text, None), |(id, revision)| (id, Some(revision)));
     let is_name = |name: &str| {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
@@ -48,7 +49,9 @@ fn is_hub_id(text: &str) -> bool {
     };
     let is_id = id.split_once('/').is_some_and(|(org, name)| is_name(org) && is_name(name));
     // A fraction such as 3/4 or a date such as 1/2 is a prompt: somebody's name has a letter in it.
-    is_id && id.contains(|c: char| c.is_ascii_alphabetic()) && revision.is_none_or(|r| !r.is_empty())
+    let has_text =
+        |part: Option<&str>| part.is_none_or(|part| !part.is_empty() && !part.contains(char::is_whitespace));
+    is_id && id.contains(|c: char| c.is_ascii_alphabetic()) && has_text(revision) && has_text(pick)
 }
 
 /// The hub and the cache that the environment names, as other tools read it.
@@ -76,9 +79,16 @@ mod tests {
 
     #[test]
     fn a_lone_argument_is_a_model_or_a_prompt() {
-        for model in
-            ["deepseek-ai/DeepSeek-V3", "a/b@main", "/nowhere/model", "./nowhere", "../nowhere", "src"]
-        {
+        for model in [
+            "deepseek-ai/DeepSeek-V3",
+            "a/b@main",
+            "a/b:Q4_K_M",
+            "a/b@main:Q8_0/m.gguf",
+            "/nowhere/model",
+            "./nowhere",
+            "../nowhere",
+            "src",
+        ] {
             assert!(names_a_model(model), "{model}");
         }
         for prompt in [
@@ -92,6 +102,8 @@ mod tests {
             "What is 128 + 256?",
             "",
             "a/b@",
+            "a/b:",
+            "and/or: which",
             "/b",
         ] {
             assert!(prompt == "/b" || !names_a_model(prompt), "{prompt}");

@@ -8,13 +8,13 @@ use cachalot::ModelSource;
 use crate::model_arg;
 use crate::progress::ProgressDisplay;
 
-/// Download a model from the hub and print its directory
+/// Download a model from the hub and print its directory, or its GGUF file
 ///
-/// Resumes what was cut off and verifies checksums. HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_ENDPOINT apply.
+/// Of a repository of several GGUF models PICK is one: the end of its file's name, as Q4_K_M, or the whole. Resumes what was cut off and verifies checksums. HF_HOME, HF_HUB_CACHE, HF_TOKEN and HF_ENDPOINT apply.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The hub id
-    #[arg(value_name = "ORG/NAME[@REVISION]")]
+    #[arg(value_name = "ORG/NAME[@REVISION][:PICK]")]
     model: String,
 }
 

@@ -12,7 +12,7 @@ use crate::chat;
 use crate::device_args::DeviceArgs;
 use crate::experts_arg::ExpertsArg;
 use crate::interrupt::{self, Interrupt};
-use crate::kv_dtype::KvDtype;
+use crate::kv_dtype::{IndexerKvDtype, KvDtype};
 use crate::model_arg;
 use crate::printer::Printer;
 use crate::sampling_args::SamplingArgs;
@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// Element type of the KV cache; the default follows the checkpoint
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
+    /// Element type of the index keys of DeepSeek-V3.2, and of what they are compared with
+    #[arg(long, value_name = "DTYPE", default_value = "auto")]
+    indexer_kv_dtype: IndexerKvDtype,
     /// Split the model over N ranks, which compute its layers together
     #[arg(long, value_name = "N", default_value_t = 1)]
     tp: usize,
@@ -159,6 +162,7 @@ fn load(args: &Args, source: ModelSource) -> anyhow::Result<LanguageModel> {
         tensor_parallel: args.tp,
         device: args.device.options(Precision::Bf16),
         experts: args.experts.map(Into::into),
+        index: args.indexer_kv_dtype.into(),
         speculation: args.speculate.map(|SpeculateArg(speculation)| speculation),
         // One conversation is all there is.
         max_sequences: 1,

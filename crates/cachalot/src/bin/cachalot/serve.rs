@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::device_args::DeviceArgs;
 use crate::experts_arg::ExpertsArg;
-use crate::kv_dtype::KvDtype;
+use crate::kv_dtype::{IndexerKvDtype, KvDtype};
 use crate::speculate_arg::SpeculateArg;
 use crate::{Cli, Command, config_file, model_arg};
 
@@ -103,6 +103,9 @@ struct BatchArgs {
     /// Element type of the KV cache; the default follows the checkpoint
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
+    /// Element type of the index keys of DeepSeek-V3.2, and of what they are compared with
+    #[arg(long, value_name = "DTYPE", default_value = "auto")]
+    indexer_kv_dtype: IndexerKvDtype,
     /// Form of the routed experts in memory; the default is auto on a GPU in bf16, else as-stored
     #[arg(long, value_name = "FORM")]
     experts: Option<ExpertsArg>,
@@ -237,6 +240,7 @@ impl Args {
             tensor_parallel: self.batch.tp,
             device: self.device.options(Precision::Bf16),
             experts: self.batch.experts.map(Into::into),
+            index: self.batch.indexer_kv_dtype.into(),
             speculation: self.batch.speculate.map(|SpeculateArg(speculation)| speculation),
         }
     }
@@ -268,5 +272,31 @@ impl Args {
             },
             drain_deadline: Duration::from_secs(self.drain_timeout),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cachalot::{DType, IndexFormat};
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn load_options(line: &[&str]) -> LoadOptions {
+        Wrapper::try_parse_from([&["serve"], line].concat()).map(|w| w.args.load_options()).unwrap()
+    }
+
+    #[test]
+    fn forms_of_the_cache_arrive() {
+        let options = load_options(&["--kv-dtype", "fp8", "--indexer-kv-dtype", "fp8"]);
+        assert_eq!((options.kv_dtype, options.index), (Some(DType::F8E4M3), IndexFormat::Fp8));
+        let options = load_options(&[]);
+        assert_eq!((options.kv_dtype, options.index), (None, IndexFormat::Exact));
     }
 }

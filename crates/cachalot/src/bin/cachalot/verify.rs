@@ -14,17 +14,20 @@ use crate::device_args::DeviceArgs;
 use crate::experts_arg::ExpertsArg;
 use crate::progress::ProgressDisplay;
 
-const EXIT_CODES: &str = "\
+const ABOUT_GOLDENS: &str = "\
+Golden tensors are exact maths: an indexer in FP8 or FP4 (--indexer-kv-dtype of run and serve) cannot be held to them, as
+it selects other keys where scores are close, nor can a cache of rounded rows (--kv-dtype).
+
 Exit codes: 0 everything was checked and holds, 1 something does not hold or is malformed, 2 wrong usage, 3 nothing
 failed but something could not be checked by this build.";
 
 /// Prove that this build computes what the reference computed
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_help = ABOUT_GOLDENS)]
 pub(crate) struct Args {
-    /// A directory with config.json, model*.safetensors and golden.safetensors, or a JSON file of golden prompts or
-    /// golden outputs
-    #[arg(value_name = "DIR|FILE.json")]
+    /// A directory with config.json, model*.safetensors and golden.safetensors, a GGUF file with golden.safetensors beside
+    /// it, or a JSON file of golden prompts or golden outputs
+    #[arg(value_name = "DIR|FILE.gguf|FILE.json")]
     path: PathBuf,
     /// Print a JSON object
     #[arg(long)]
@@ -75,7 +78,8 @@ impl From<ChunkingsArg> for Chunkings {
 
 /// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let report = if args.path.is_file() { text_file(args)? } else { checkpoint(args)? };
+    let is_gguf = args.path.extension().is_some_and(|extension| extension == "gguf");
+    let report = if args.path.is_file() && !is_gguf { text_file(args)? } else { checkpoint(args)? };
     if args.json {
         writeln!(io::stdout(), "{:#}", report.to_json())?;
     } else {
