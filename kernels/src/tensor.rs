@@ -160,26 +160,32 @@ impl Tensor {
         Ok(())
     }
 
-    /// Replaces all elements by those of `source`, in stream order: what a recorded step gives, where it is kept.
+    /// Replaces the first rows by `source`, which has no more of them, in stream order: what a recorded step gives, where it
+    /// is kept.
     ///
     /// # Errors
     /// [`KernelError::Shape`], [`KernelError::DType`] or [`KernelError::Placement`] for a source of another kind,
     /// [`KernelError::Aliased`] if the storage is shared.
-    pub fn write(&mut self, source: &Self) -> Result<()> {
-        const OP: &str = "write";
-        if source.shape != self.shape {
-            return Err(KernelError::shape(OP, "source", format!("{:?}", self.shape), &source.shape));
+    pub fn write_rows(&mut self, source: &Self) -> Result<()> {
+        const OP: &str = "write_rows";
+        let fits = match (&source.shape[..], &self.shape[..]) {
+            ([rows, row @ ..], [room, place @ ..]) => rows <= room && row == place,
+            (source, place) => source == place,
+        };
+        if !fits {
+            let expected = format!("{:?}, or fewer rows", self.shape);
+            return Err(KernelError::shape(OP, "source", expected, &source.shape));
         }
         source.expect_dtype(self.dtype, "the dtype of the tensor", OP, "source")?;
         source.expect_device(&self.device(), OP, "source")?;
         #[cfg(feature = "cuda-host")]
         if self.is_cuda() {
-            let bytes = self.size_bytes();
+            let bytes = source.size_bytes();
             return self
                 .device_buffer_mut(OP, "tensor")?
                 .copy_from(source.device_buffer(OP, "source")?, bytes);
         }
-        self.bytes_mut(OP, "tensor")?.copy_from_slice(source.bytes());
+        self.bytes_mut(OP, "tensor")?[..source.size_bytes()].copy_from_slice(source.bytes());
         Ok(())
     }
 

@@ -87,18 +87,25 @@ fn a_failing_kernel_is_named_and_ends_only_its_device() {
 }
 
 #[test]
-fn a_tensor_is_written_over_by_one_of_its_kind() {
+fn rows_are_written_over_by_those_of_their_kind() {
     let gpu = soft_gpu();
     for device in [Device::Cpu, device(&gpu)] {
         let mut target = Tensor::zeros(&device, DType::F32, &[2, 3]).unwrap();
-        let from = |shape: &[usize]| Tensor::from_f32(&device, shape, &[1.5; 6]).unwrap();
-        target.write(&from(&[2, 3])).unwrap();
+        let from = |shape: &[usize], value: f32| {
+            Tensor::from_f32(&device, shape, &vec![value; shape.iter().product()]).unwrap()
+        };
+        target.write_rows(&from(&[2, 3], 1.5)).unwrap();
         assert_eq!(target.to_vec_f32(), [1.5; 6]);
-        assert!(matches!(target.write(&from(&[3, 2])), Err(KernelError::Shape { .. })));
+        target.write_rows(&from(&[1, 3], 2.5)).unwrap();
+        assert_eq!(target.to_vec_f32(), [2.5, 2.5, 2.5, 1.5, 1.5, 1.5]);
+        for shape in [&[3, 2][..], &[3, 3], &[6], &[]] {
+            assert!(matches!(target.write_rows(&from(shape, 3.5)), Err(KernelError::Shape { .. })));
+        }
         let ids = Tensor::from_u32(&device, &[2, 3], &[1; 6]).unwrap();
-        assert!(matches!(target.write(&ids), Err(KernelError::DType { .. })));
+        assert!(matches!(target.write_rows(&ids), Err(KernelError::DType { .. })));
         let other = target.clone();
-        assert!(matches!(target.write(&from(&[2, 3])), Err(KernelError::Aliased { .. })));
+        assert!(matches!(target.write_rows(&from(&[2, 3], 3.5)), Err(KernelError::Aliased { .. })));
+        assert_eq!(other.to_vec_f32()[0], 2.5);
         drop(other);
     }
 }
@@ -119,7 +126,7 @@ fn a_recorded_step_runs_again_on_new_inputs() {
     recording.replay().unwrap();
     assert_eq!(sum.to_vec_f32(), [4.0; 300], "once to warm up, never while recording, twice replayed");
     let mut kept = Tensor::zeros(&device, DType::F32, &[300]).unwrap();
-    let recording_of_result = device.record(|| kept.write(&sum)).unwrap().unwrap();
+    let recording_of_result = device.record(|| kept.write_rows(&sum)).unwrap().unwrap();
     recording.replay().unwrap();
     recording_of_result.replay().unwrap();
     assert_eq!(kept.to_vec_f32(), [5.0; 300], "a copy to memory that is kept is recorded, too");

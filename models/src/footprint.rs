@@ -182,14 +182,15 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
     (tokens * per_token * 4 + tokens.min(64) * vocab * 4 + scores) / 4 * 5
 }
 
-/// Bytes of a row of a recorded step: its logits, and for an MTP layer that guesses what the layer starts from.
+/// Bytes of a row of the largest recorded step: its logits where they are computed, kept and sampled, and for an MTP layer
+/// that guesses what the layer starts from.
 pub fn recorded_row_bytes(config: &ModelConfig, mtp: bool) -> u64 {
     let CommonConfig { hidden_size, vocab_size, .. } = *config.common();
     let streams = match config {
         ModelConfig::DeepseekV4(config) => config.hc_mult,
         ModelConfig::Deepseek(_) | ModelConfig::Llama(_) => 1,
     };
-    4 * (vocab_size + if mtp { streams * hidden_size } else { 0 }) as u64
+    4 * (3 * vocab_size + if mtp { streams * hidden_size } else { 0 }) as u64
 }
 
 /// Query heads, weights and selection of an indexer.

@@ -75,7 +75,7 @@ pub(crate) fn plan(
             footprint.kv_bytes_per_sequence += mtp.bytes_per_sequence(kv_dtype, rollback) as u64;
         }
         if recorded_rows > 0 {
-            // Beside the rows the state that fill-up rows write to; their block is too small to count.
+            // Beside the rows the state that fill-up rows write to; their block and their inputs are too small to count.
             let row = models::recorded_row_bytes(checkpoint.config(), model.mtp);
             footprint.step_bytes += recorded_rows as u64 * row + footprint.kv_bytes_per_sequence;
         }

@@ -89,7 +89,7 @@ pub struct Sizes {
     pub state_slots: usize,
     /// Tokens that such a state can go back: those of a step that were guessed.
     pub rollback: usize,
-    /// Rows of logits, and of hidden states for an MTP layer, that recorded steps keep.
+    /// Rows of the largest recorded step, whose logits are kept, and its hidden states for an MTP layer.
     pub recorded_rows: usize,
 }
 
@@ -122,7 +122,7 @@ impl EngineOptions {
         let state_slots = self.state_slots.saturating_add(self.state_snapshots);
         let rollback = self.speculation.map_or(0, |speculation| speculation.num_tokens);
         let recorded_rows =
-            if self.record_decode { recorded::kept_rows(self.state_slots, 1 + rollback) } else { 0 };
+            if self.record_decode { recorded::max_rows(self.state_slots, 1 + rollback) } else { 0 };
         Ok(Sizes { kv_dtype, context_len, kv_tokens, step_tokens, state_slots, rollback, recorded_rows })
     }
 
@@ -138,7 +138,7 @@ impl EngineOptions {
         sizes: &Sizes,
         [blocks, size]: [usize; 2],
     ) -> Result<RankState, EngineError> {
-        let Sizes { kv_dtype, context_len, state_slots, rollback, .. } = *sizes;
+        let Sizes { kv_dtype, context_len, state_slots, rollback, recorded_rows, .. } = *sizes;
         let records = self.record_decode && rank.device.can_record() && rank.comm.is_capturable();
         // Recorded steps are filled up with rows that write to a block and a state slot behind all others.
         let spare = usize::from(records);
@@ -160,6 +160,7 @@ impl EngineOptions {
             block_size: size,
             max_blocks: context_len.div_ceil(size),
             verify_rows: 1 + rollback,
+            max_rows: recorded_rows,
             keeps_hidden: mtp_kv.is_some(),
         };
         let spares = [blocks as u32, state_slots as u32];

@@ -1,7 +1,8 @@
 //! [`RecordedDecode`]: decode steps that a device has recorded, one for each size of batch, and replays.
 //!
 //! A decode step is hundreds of launches of a few microseconds each; replayed as one graph they cost one. The inputs
-//! lie in memory that is kept and rewritten before every replay. A step has one row for each sequence, and where
+//! lie in memory that is kept and rewritten before every replay; what a step gives lies in memory of all recordings, since
+//! it is read before the next one. A step has one row for each sequence, and where
 //! tokens are guessed one more for each guess. A batch smaller than its bucket is filled up with sequences whose rows
 //! write to a block of the cache that no other owns, and to a state slot that none has.
 
@@ -30,6 +31,8 @@ pub(crate) struct RecordedDecode {
     /// The state slot that they write to.
     spare_slot: u32,
     buckets: BTreeMap<Size, Bucket>,
+    /// Made with the first recording, which knows the widths.
+    kept: Option<Kept>,
 }
 
 /// What all recordings of an engine have in common.
@@ -40,6 +43,8 @@ pub(crate) struct Shape {
     pub(crate) max_blocks: usize,
     /// Rows of a sequence whose guesses are checked: its newest token, and as many guesses as there may be.
     pub(crate) verify_rows: usize,
+    /// Rows of the largest step that is recorded.
+    pub(crate) max_rows: usize,
     /// Whether hidden states are kept beside the logits, for an MTP layer to start from.
     pub(crate) keeps_hidden: bool,
 }
@@ -55,11 +60,10 @@ struct Size {
 struct Bucket {
     batch: Batch,
     recording: Recording<()>,
-    kept: Kept,
 }
 
-/// What a replayed step gives, in memory of its own: step memory is scratch of all recordings. The rows past those of the
-/// step mean nothing.
+/// What a replayed step gives, in memory that is no step's scratch, `R` being the rows of the largest. Those past the rows
+/// of the step mean nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
     /// `[R, V]`.
@@ -71,7 +75,7 @@ pub(crate) struct Kept {
 impl RecordedDecode {
     /// Nothing recorded yet. The spare block and state slot belong to no sequence.
     pub(crate) fn new(shape: Shape, [spare_block, spare_slot]: [u32; 2]) -> Self {
-        Self { shape, spare_block, spare_slot, buckets: BTreeMap::new() }
+        Self { shape, spare_block, spare_slot, buckets: BTreeMap::new(), kept: None }
     }
 
     /// What `read` makes of one step over `chunks` that scores all its rows, or `None` where this device does not record a
@@ -104,41 +108,41 @@ impl RecordedDecode {
         // Read before anybody can step again: the next replay writes the same memory.
         bucket.recording.replay()?;
         ask_group(comm)?;
-        let result = read(&bucket.kept)?;
+        let result = self.kept.as_ref().map(read).transpose()?;
         self.buckets.insert(size, bucket);
-        Ok(Some(result))
+        Ok(result)
     }
 
     fn record(
-        &self,
+        &mut self,
         size: Size,
         device: &Device,
         model: &dyn Model,
         kv: &mut KvCache,
         chunks: &[StepChunk],
     ) -> Result<Option<Bucket>, EngineError> {
-        let Shape { block_size, max_blocks, keeps_hidden, .. } = self.shape;
+        let Shape { block_size, max_blocks, max_rows, keeps_hidden, .. } = self.shape;
         let mut batch = Batch::resident(device, block_size, [size.sequences, size.rows], max_blocks)?;
         self.write(&mut batch, size, chunks)?;
-        let mut kept = None;
+        let kept = &mut self.kept;
         let recording = device.record(|| {
             let hidden = model.forward(&mut StepContext::new(device), &batch, kv)?;
             let logits = model.logits(&hidden)?;
             let hidden = keeps_hidden.then_some(&hidden);
-            let kept = match &mut kept {
+            let kept = match kept {
                 Some(kept) => kept,
                 // The first run, which is not recorded yet.
                 None => kept.insert(Kept {
-                    logits: room_for(device, &logits)?,
-                    hidden: hidden.map(|hidden| room_for(device, hidden)).transpose()?,
+                    logits: room_for(device, max_rows, &logits)?,
+                    hidden: hidden.map(|hidden| room_for(device, max_rows, hidden)).transpose()?,
                 }),
             };
             if let Some((kept, hidden)) = kept.hidden.as_mut().zip(hidden) {
-                kept.write(hidden)?;
+                kept.write_rows(hidden)?;
             }
-            Ok::<_, EngineError>(kept.logits.write(&logits)?)
+            Ok::<_, EngineError>(kept.logits.write_rows(&logits)?)
         })?;
-        Ok(recording.zip(kept).map(|(recording, kept)| Bucket { batch, recording, kept }))
+        Ok(recording.map(|recording| Bucket { batch, recording }))
     }
 
     /// Makes `batch` the step over `chunks`, filled up to `size`.
@@ -177,7 +181,7 @@ impl Shape {
                 None => false,
             }
         };
-        sizes(self.verify_rows).filter(fits).min_by_key(|size| (size.rows, size.sequences))
+        sizes(self.verify_rows).filter(|size| size.rows <= self.max_rows).filter(fits).min_by_key(|size| (size.rows, size.sequences))
     }
 }
 
@@ -189,12 +193,12 @@ fn sizes(verify_rows: usize) -> impl Iterator<Item = Size> {
     BUCKETS.iter().flat_map(of).filter(|size| size.rows <= MAX_ROWS)
 }
 
-/// Rows that all recordings keep once each size of at most `sequences` sequences was met, with room for those that fill up.
-pub(crate) fn kept_rows(sequences: usize, verify_rows: usize) -> usize {
+/// Rows of the largest step that at most `sequences` sequences take, with room for those that fill up.
+pub(crate) fn max_rows(sequences: usize, verify_rows: usize) -> usize {
     let above =
         BUCKETS.iter().copied().find(|&size| size > sequences || verify_rows == 1 && size == sequences);
     let largest = above.unwrap_or(usize::MAX);
-    sizes(verify_rows).filter(|size| size.sequences <= largest).map(|size| size.rows).sum()
+    sizes(verify_rows).filter(|size| size.sequences <= largest).map(|size| size.rows).max().unwrap_or(0)
 }
 
 impl Size {
@@ -209,16 +213,17 @@ fn chunk_rows(chunks: &[StepChunk]) -> usize {
     chunks.iter().map(|chunk| chunk.tokens.len()).sum()
 }
 
-/// Kept memory for a tensor like this one.
-fn room_for(device: &Device, tensor: &Tensor) -> Result<Tensor, EngineError> {
-    Ok(Tensor::zeros(device, tensor.dtype(), tensor.shape())?)
+/// Kept memory for `rows` rows like those of this tensor.
+fn room_for(device: &Device, rows: usize, tensor: &Tensor) -> Result<Tensor, EngineError> {
+    let shape = [&[rows], &tensor.shape()[1..]].concat();
+    Ok(Tensor::zeros(device, tensor.dtype(), &shape)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { block_size: 4, max_blocks: 3, verify_rows: 3, keeps_hidden: false };
+    const SHAPE: Shape = Shape { block_size: 4, max_blocks: 3, verify_rows: 3, max_rows: MAX_ROWS, keeps_hidden: false };
 
     /// Chunks of so many tokens each.
     fn chunks(rows: &[usize]) -> Vec<StepChunk> {
@@ -229,20 +234,23 @@ mod tests {
 
     #[test]
     fn the_plan_knows_of_every_size_that_a_step_may_take() {
-        assert_eq!(kept_rows(1, 1), 1);
-        assert_eq!(kept_rows(5, 1), 1 + 2 + 4 + 8);
-        assert_eq!(kept_rows(16, 1), 31);
-        assert_eq!(kept_rows(1000, 1), kept_rows(256, 1));
+        assert_eq!(max_rows(1, 1), 1);
+        assert_eq!(max_rows(5, 1), 8);
+        assert_eq!(max_rows(16, 1), 16);
+        assert_eq!(max_rows(1000, 1), 256);
         for (count, most) in [(1, 3), (3, 2), (4, 3)] {
             let shape = Shape { verify_rows: most, ..SHAPE };
             let met = (0..most.pow(count)).filter_map(|lens| {
                 let rows: Vec<usize> = (0..count).map(|i| 1 + lens / most.pow(i) % most).collect();
                 shape.size(&chunks(&rows))
             });
-            let met: std::collections::BTreeSet<Size> = met.collect();
-            let rows: usize = met.iter().map(|size| size.rows).sum();
-            assert!(rows > 0 && rows <= kept_rows(count as usize, most), "{met:?}");
+            let rows = met.map(|size| size.rows).max().unwrap_or(0);
+            assert!(rows > 0 && rows <= max_rows(count as usize, most), "{rows} of {count} x {most}");
         }
+        // One more sequence than planned for: its step is not recorded.
+        let small = Shape { verify_rows: 1, max_rows: max_rows(4, 1), ..SHAPE };
+        assert_eq!(small.size(&chunks(&[1; 4])), Some(Size { sequences: 4, rows: 4 }));
+        assert_eq!(small.size(&chunks(&[1; 5])), None);
     }
 
     #[test]

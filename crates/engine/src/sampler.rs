@@ -214,9 +214,8 @@ pub(crate) fn sample_rows(
     for row in &mut *rows {
         row.sampler.push_rows(row.guesses, &mut batch);
     }
-    (batch.rows()..logits.dim(0)).for_each(|_| batch.push(SampleParams::default(), &[]));
     if rows.iter().any(|row| row.allowed.is_some()) {
-        batch.allow(mask(rows, logits.dim(0), logits.dim(1)));
+        batch.allow(mask(rows, logits.dim(1)));
     }
     let choices = ops::sample(logits, &batch)?.read()?;
     let alternatives = alternatives(logits, rows)?;
@@ -231,8 +230,9 @@ pub(crate) fn sample_rows(
 }
 
 /// The masks of all rows of a step `[R, ceil(V / 32)]`; a row without one allows everything.
-fn mask(rows: &[SampleRow<'_>], count: usize, vocab: usize) -> Vec<u32> {
+fn mask(rows: &[SampleRow<'_>], vocab: usize) -> Vec<u32> {
     let width = vocab.div_ceil(32);
+    let count: usize = rows.iter().map(SampleRow::len).sum();
     let mut words = Vec::with_capacity(count * width);
     for row in rows {
         let end = words.len() + row.len() * width;
@@ -245,7 +245,6 @@ fn mask(rows: &[SampleRow<'_>], count: usize, vocab: usize) -> Vec<u32> {
             None => words.resize(end, u32::MAX),
         }
     }
-    words.resize(count * width, u32::MAX);
     words
 }
 

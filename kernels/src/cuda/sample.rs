@@ -9,7 +9,7 @@ const THREADS: u32 = 1024;
 /// Rows of the scratch are padded to whole tiles of every warp.
 const ROW_UNIT: usize = 128 * (THREADS as usize / 32);
 
-/// `logits` `[R, V]`; the batch has been checked.
+/// `logits` `[R, V]`, of which the batch has the first rows; it has been checked.
 pub(crate) fn sample(logits: &Tensor, batch: &SampleBatch) -> Result<SampledRows> {
     let (device, rows, vocab) = (logits.device(), batch.rows(), logits.dim(1));
     let mut ids = Tensor::output(&device, DType::U32, &[rows])?;

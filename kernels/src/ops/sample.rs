@@ -185,13 +185,13 @@ impl SampledRows {
 
 const OP: &str = "sample";
 
-/// Chooses a token from each row of `logits` `[R, V]` `F32`. Every sum is over integers, so the same logits give the
-/// same tokens on every device.
+/// Chooses a token from each of the first rows of `logits` `[R, V]` `F32`, as many as the batch has; what is behind them is
+/// not read. Every sum is over integers, so the same logits give the same tokens on every device.
 pub fn sample(logits: &Tensor, batch: &SampleBatch) -> Result<SampledRows> {
     let [rows, vocab] = logits.dims(OP, "logits", "[R, V]")?;
     logits.expect_dtype(DType::F32, "F32", OP, "logits")?;
-    if rows != batch.rows() || vocab == 0 || vocab > MAX_VOCAB {
-        let expected = format!("[{}, 1 to {MAX_VOCAB}]", batch.rows());
+    if rows < batch.rows() || vocab == 0 || vocab > MAX_VOCAB {
+        let expected = format!("[at least {}, 1 to {MAX_VOCAB}]", batch.rows());
         return Err(KernelError::shape(OP, "logits", expected, logits.shape()));
     }
     batch.check(vocab)?;
@@ -199,10 +199,11 @@ pub fn sample(logits: &Tensor, batch: &SampleBatch) -> Result<SampledRows> {
     if logits.is_cuda() {
         return crate::cuda::sample::sample(logits, batch);
     }
+    let rows = batch.rows();
     let (mut ids, mut logprobs) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
     let mut candidates = Vec::new();
     let device = logits.device();
-    for (row, logits) in logits.f32s(OP, "logits")?.chunks_exact(vocab).enumerate() {
+    for (row, logits) in logits.f32s(OP, "logits")?.chunks_exact(vocab).take(rows).enumerate() {
         let ((params, edits), allowed) = (batch.row(row), batch.allowed(row, vocab));
         let choice = cpu::sample_row(&mut logits.to_vec(), params, edits, allowed, &mut candidates);
         let (id, logprob) = choice.encode();
