@@ -181,7 +181,10 @@ impl Shape {
                 None => false,
             }
         };
-        sizes(self.verify_rows).filter(|size| size.rows <= self.max_rows).filter(fits).min_by_key(|size| (size.rows, size.sequences))
+        sizes(self.verify_rows)
+            .filter(|size| size.rows <= self.max_rows)
+            .filter(fits)
+            .min_by_key(|size| (size.rows, size.sequences))
     }
 }
 
@@ -223,7 +226,8 @@ fn room_for(device: &Device, rows: usize, tensor: &Tensor) -> Result<Tensor, Eng
 mod tests {
     use super::*;
 
-    const SHAPE: Shape = Shape { block_size: 4, max_blocks: 3, verify_rows: 3, max_rows: MAX_ROWS, keeps_hidden: false };
+    const SHAPE: Shape =
+        Shape { block_size: 4, max_blocks: 3, verify_rows: 3, max_rows: MAX_ROWS, keeps_hidden: false };
 
     /// Chunks of so many tokens each.
     fn chunks(rows: &[usize]) -> Vec<StepChunk> {
