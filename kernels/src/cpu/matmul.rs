@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::gemv::gemv;
+use super::few_rows::{FEW, few_rows};
 use super::level::{Kernel, Level};
 use super::memory::Scratch;
 use super::packed::{Matrix, padded};
@@ -84,7 +84,37 @@ impl<'a> Rows<'a> {
 /// `out[t, i] = x[t] . weight[rows.start + i]`, `[T, rows.len()]`.
 pub(super) fn project(level: Level, x: &Rows<'_>, weight: &Matrix<'_>, rows: Range<usize>, out: &mut [f32]) {
     assert!(rows.end <= weight.rows && out.len() == x.len() * rows.len(), "a block of the output");
-    level.run(Project { x, weight, rows, out });
+    if x.len() > FEW || !weight.is_regular() {
+        return level.run(Project { x, weight, rows, out });
+    }
+    match x.len() {
+        0 => {}
+        1 => level.run(Few::<1> { x, weight, first: rows.start, out }),
+        2 => level.run(Few::<2> { x, weight, first: rows.start, out }),
+        3 => level.run(Few::<3> { x, weight, first: rows.start, out }),
+        _ => level.run(Few::<FEW> { x, weight, first: rows.start, out }),
+    }
+}
+
+/// A kernel for each number of rows: as branches of one they would take each other's registers.
+struct Few<'a, 'b, const M: usize> {
+    x: &'a Rows<'b>,
+    weight: &'a Matrix<'a>,
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl<const M: usize> Kernel for Few<'_, '_, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut rows = [&[] as Lanes<'_>; M];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = self.x.row(i);
+        }
+        few_rows(s, rows, self.weight, self.first, self.out);
+    }
 }
 
 struct Project<'a, 'b> {
@@ -100,9 +130,6 @@ impl Kernel for Project<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { x, weight, rows, out } = self;
-        if x.len() == 1 && weight.is_regular() {
-            return gemv(s, x.row(0), weight, rows.start, out);
-        }
         // Few tokens: four rows at a time, so that memory is read in order. Many: a panel in L2, reused by all of them.
         let step = if x.len() <= 2 * TILE_ROWS { 4 } else { PANEL_ROWS };
         let width = rows.len();

@@ -1,13 +1,13 @@
 //! The CPU backend: memory, instruction levels, and the vectorised forwards behind the ops.
 //!
 //! `simd` is the vector vocabulary and the only user of intrinsics; `level` compiles a kernel for each instruction set;
-//! `tile`, `gemv`, `packed`, `nibbles` and `ggml` are the inner loops over packed weights; the rest is one file per group of ops. The
+//! `tile`, `few_rows`, `packed`, `nibbles` and `ggml` are the inner loops over packed weights; the rest is one file per group of ops. The
 //! functions here take slices that the ops have checked, and a [`Level`].
 
 mod attention;
 mod compressor;
+mod few_rows;
 mod gate;
-mod gemv;
 mod ggml;
 mod ggml_parts;
 mod grouped_linear;

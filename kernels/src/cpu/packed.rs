@@ -123,7 +123,7 @@ impl<'a> Matrix<'a> {
         self.rows * self.cols * tokens
     }
 
-    /// Whether [`super::gemv`] can run over the packed elements themselves.
+    /// Whether [`super::few_rows`] can run over the packed elements themselves.
     pub(super) fn is_regular(&self) -> bool {
         match self.data {
             Data::F32(_) | Data::F16(_) | Data::Bf16(_) => true,
