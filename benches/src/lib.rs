@@ -7,3 +7,7 @@ pub mod peaks;
 pub mod profile;
 pub mod served;
 pub mod weights;
+
+/// What the `cachalot` command runs with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

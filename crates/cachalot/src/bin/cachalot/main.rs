@@ -27,6 +27,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// The command's; a program that uses the library chooses for itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs DeepSeek's open-weight models on your own machine.
 #[derive(Debug, Parser)]
 #[command(name = "cachalot", version, propagate_version = true, arg_required_else_help = true)]
