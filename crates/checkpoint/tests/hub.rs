@@ -330,15 +330,21 @@ fn a_damaged_gguf_file_is_refused() {
 #[test]
 fn offline_has_the_gguf_models_that_were_fetched() {
     let hub = gguf_hub();
+    hub.edit(|state| {
+        let files = state.commits.get_mut(COMMIT_B).unwrap();
+        files.insert("deep/er/m-Q6_K.gguf".to_owned(), files["m-Q4_K_M.gguf"].clone());
+    });
     let mut client = client(&hub);
+    let deep = client.get("org/name:Q6_K").unwrap();
     let file = client.get("org/name:Q4_K_M").unwrap();
     let parts = client.get("org/name:Q8_0").unwrap();
     hub.log();
     client.options.offline = true;
     assert_eq!(client.get("org/name:Q4_K_M").unwrap(), file);
     assert_eq!(client.get("org/name:Q8_0").unwrap(), parts);
-    client.refused(MODEL, &["org/name:Q4_K_M", "2 of them: Q8_0/m-Q8_0, m-Q4_K_M"]);
-    client.refused("org/name:Q4_K_S", &["ends in Q4_K_S", "in the cache", "2 of them"]);
+    assert_eq!(client.get("org/name:Q6_K").unwrap(), deep);
+    client.refused(MODEL, &["org/name:Q4_K_M", "3 of them: Q8_0/m-Q8_0, deep/er/m-Q6_K, m-Q4_K_M"]);
+    client.refused("org/name:Q4_K_S", &["ends in Q4_K_S", "in the cache", "3 of them"]);
     std::fs::write(client.options.cache_dir.join("models--org--name/unverified/m-Q4_K_M.gguf"), "").unwrap();
     client.refused("org/name:Q4_K_M", &["m-Q4_K_M.gguf", "cut off before its check"]);
     std::fs::remove_file(parts.with_file_name("m-Q8_0-00002-of-00002.gguf")).unwrap();

@@ -59,6 +59,11 @@ pub(crate) fn stem(name: &str) -> &str {
     Part::of(name).map_or(whole, |part| part.stem)
 }
 
+/// What all parts of one model have in common: the [`stem`], and how many they are; `None` of a whole file.
+pub(crate) fn model_of(name: &str) -> (&str, Option<usize>) {
+    (stem(name), Part::of(name).map(|part| part.count))
+}
+
 /// The names of all parts of the model that `name` belongs to; itself if it is whole.
 pub(crate) fn part_names(name: &str) -> Vec<String> {
     let Some(Part { stem, count, .. }) = Part::of(name) else { return vec![name.to_owned()] };

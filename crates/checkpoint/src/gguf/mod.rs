@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use safetensors::Dtype;
 
 pub use config::ROPE_FREQS;
-pub(crate) use files::{Files, find, is_gguf, part_names, stem};
+pub(crate) use files::{Files, find, is_gguf, model_of, part_names, stem};
 use header::Entry;
 pub(crate) use kv_b::SplitKvB;
 use metadata::Metadata;

@@ -1,7 +1,7 @@
 //! Which of a repository's GGUF files are the model: the only one there is, or the one that `org/name:PICK` means.
 
 use super::id::{HubId, is_path};
-use crate::gguf::{is_gguf, part_names, stem};
+use crate::gguf::{is_gguf, model_of, part_names, stem};
 use crate::{CheckpointError, Result};
 
 /// Most models that an error lists.
@@ -9,7 +9,7 @@ const LISTED: usize = 40;
 
 /// The files, all parts in order, of the model that `id` means among `names`.
 ///
-/// A pick means the model whose file has that name, with or without folder, extension and number of a part; else the one
+/// A pick means the file of that name; else the model whose file has it but for folder, extension and number of a part; else the one
 /// whose name ends in it behind a `-`, a `.` or a `/`, in any case: `Q4_K_M` means `model-Q4_K_M.gguf`.
 /// `place` says where that is.
 pub(crate) fn files<'a>(
@@ -18,8 +18,11 @@ pub(crate) fn files<'a>(
     names: impl Iterator<Item = &'a str>,
 ) -> Result<Vec<String>> {
     let mut models: Vec<&str> = names.filter(|name| is_model(name)).collect();
-    models.sort_unstable();
-    models.dedup_by_key(|name| stem(name));
+    if let Some(whole) = id.pick.as_deref().and_then(|pick| models.iter().find(|name| **name == pick)) {
+        return Ok(part_names(whole));
+    }
+    models.sort_unstable_by_key(|name| (model_of(name), *name));
+    models.dedup_by_key(|name| model_of(name));
     let meant = match &id.pick {
         None => models.clone(),
         Some(pick) => {
@@ -30,7 +33,9 @@ pub(crate) fn files<'a>(
         }
     };
     let list = |names: &[&str]| {
-        let shown: Vec<&str> = names.iter().take(LISTED).map(|name| stem(name)).collect();
+        let namesakes = |name| names.iter().filter(|other| stem(other) == stem(name)).count();
+        let shown = |&name| if namesakes(name) > 1 { name } else { stem(name) };
+        let shown: Vec<&str> = names.iter().take(LISTED).map(shown).collect();
         format!("{} of them: {}", names.len(), shown.join(", "))
     };
     match (meant.as_slice(), &id.pick) {
@@ -102,6 +107,22 @@ mod tests {
         ] {
             assert_eq!(picked(pick).unwrap(), files, "{pick}");
         }
+    }
+
+    /// The parts of a model beside the same model in one file.
+    #[test]
+    fn a_file_and_its_parts_are_two_models() {
+        let whole = ["model.gguf"];
+        let parts = ["model-00001-of-00002.gguf", "model-00002-of-00002.gguf"];
+        let names = [parts[1], whole[0], parts[0], "model.1.gguf"];
+        let picked = |pick: &str| {
+            let id = HubId::parse(&format!("org/name:{pick}")).unwrap();
+            files(&id, "there", names.into_iter()).map_err(|error| error.to_string())
+        };
+        assert_eq!(picked("model.gguf").unwrap(), whole);
+        assert_eq!(picked(parts[1]).unwrap(), parts);
+        let error = picked("model").unwrap_err();
+        assert!(error.contains("2 of them: model.gguf, model-00001-of-00002.gguf"), "{error}");
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use super::gguf_pick;
 use super::id::HubId;
 use super::options::HubOptions;
-use crate::shard_index::file_names;
 use crate::{CheckpointError, Result, shard_index};
 
 /// The complete snapshot of `id` in the cache.
@@ -52,14 +51,22 @@ pub(crate) fn snapshot(id: &HubId, options: &HubOptions) -> Result<PathBuf> {
 
 /// The GGUF files of a snapshot and of the folders in it, as the hub names them.
 fn gguf_files(snapshot: &Path) -> Result<Vec<String>> {
-    let mut found = file_names(snapshot)?;
-    for entry in std::fs::read_dir(snapshot).map_err(CheckpointError::io("list", snapshot))? {
-        let entry = entry.map_err(CheckpointError::io("list", snapshot))?;
-        if let (true, Ok(folder)) = (entry.path().is_dir(), entry.file_name().into_string()) {
-            found.extend(file_names(&entry.path())?.into_iter().map(|name| format!("{folder}/{name}")));
+    let (mut found, mut folders) = (Vec::new(), vec![String::new()]);
+    while let Some(folder) = folders.pop() {
+        let place = snapshot.join(&folder);
+        for entry in std::fs::read_dir(&place).map_err(CheckpointError::io("list", &place))? {
+            let entry = entry.map_err(CheckpointError::io("list", &place))?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let name = format!("{folder}{name}");
+            // Files are links to where their content is; a linked folder is nobody's that we know.
+            let kind = entry.file_type().map_err(CheckpointError::io("look at", &entry.path()))?;
+            if kind.is_dir() {
+                folders.push(name + "/");
+            } else if gguf_pick::is_model(&name) {
+                found.push(name);
+            }
         }
     }
-    found.retain(|name| gguf_pick::is_model(name));
     Ok(found)
 }
 
