@@ -88,7 +88,7 @@ pub(crate) struct FlightChunk {
     pub(crate) end: usize,
     pub(crate) guesses: Vec<u32>,
     pub(crate) samples: bool,
-    /// It is a step of an answer, not a part of a prompt.
+    /// It goes beyond the prompt: what it leaves is an answer's.
     pub(crate) answers: bool,
     pub(crate) restored: bool,
     pub(crate) save: Option<u32>,

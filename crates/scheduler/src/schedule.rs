@@ -258,7 +258,7 @@ impl Scheduler {
             save,
         });
         let restored = restore.is_some();
-        let answers = end - start == 1;
+        let answers = end + guesses.len() > sequence.prompt_len;
         draft.chunks.push(FlightChunk { ticket, end, guesses, samples, answers, restored, save });
         sequence.in_flight = true;
         let new = end.saturating_sub(sequence.charged);

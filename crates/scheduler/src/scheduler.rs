@@ -97,6 +97,7 @@ impl Scheduler {
             members,
             max_computed: max_computed(&spec),
             prefill_only: spec.max_tokens == 0,
+            prompt_len: spec.prompt.len(),
             tokens: spec.prompt,
             guesses: Vec::new(),
             computed: 0,

@@ -49,6 +49,8 @@ pub(crate) struct Sequence {
     pub(crate) members: Vec<Member>,
     /// Prompt and sampled tokens.
     pub(crate) tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    pub(crate) prompt_len: usize,
     /// Tokens it has at most, the last sampled one not counted: nothing is ever computed beyond.
     pub(crate) max_computed: usize,
     pub(crate) prefill_only: bool,

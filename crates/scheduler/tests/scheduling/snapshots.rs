@@ -107,6 +107,26 @@ fn an_answer_leaves_one_snapshot() {
     }
 }
 
+/// The last part of a prompt may be a single token; what it leaves is the prompt's nevertheless.
+#[test]
+fn a_prompt_that_ends_in_small_parts_is_found_again() {
+    let mut world = world(64, 6);
+    let busy = world.add(0, 0, &tokens(90..91), 40, 1);
+    world.step();
+    let id = world.add(0, 0, &tokens(0..17), 12, 1);
+    let mut parts = Vec::new();
+    while world.jobs.contains_key(&id) {
+        let plan = world.schedule();
+        parts.extend(plan.chunks.iter().filter(|c| c.id.0 == id).map(|c| (c.start, c.tokens.len())));
+        let sampled = world.run(&plan);
+        world.commit(plan, &sampled);
+        world.finish_complete();
+    }
+    assert_eq!(parts[..3], [(0, 15), (15, 1), (16, 1)]);
+    world.cancel(busy);
+    assert_eq!(cached(&mut world, &[tokens(0..17), vec![9; 3]].concat()), 16);
+}
+
 #[test]
 fn without_a_snapshot_nothing_is_found() {
     let mut none = world(32, 0);
