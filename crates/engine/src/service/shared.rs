@@ -1,6 +1,6 @@
 //! [`Shared`]: what a service's handles and its engine thread both see, and the messages between them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,16 +24,33 @@ pub(crate) enum Message {
 /// The heartbeat's value while the thread has nothing to do.
 const IDLE: u64 = u64::MAX;
 
+/// One waiting job in [`Shared::jobs`].
+const WAITING: u64 = 1;
+/// One running job there.
+const RUNNING: u64 = 1 << 32;
+
+/// How many jobs there are.
+struct Jobs {
+    /// Taken and not yet begun.
+    waiting: usize,
+    /// Begun and not yet over.
+    running: usize,
+}
+
+impl Jobs {
+    fn of(jobs: u64) -> Self {
+        Self { waiting: (jobs % RUNNING) as usize, running: (jobs / RUNNING) as usize }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     started: Instant,
     /// Milliseconds after `started` of the last turn's beginning, or [`IDLE`].
     heartbeat: AtomicU64,
     numbers: AtomicU64,
-    /// Jobs taken and not yet begun.
-    waiting: AtomicUsize,
-    /// Jobs begun and not yet over.
-    running: AtomicUsize,
+    /// [`Jobs`] in one number, so that nobody sees a job that begins counted twice or not at all.
+    jobs: AtomicU64,
     draining: AtomicBool,
     dead: OnceLock<String>,
     metrics: Mutex<ServiceMetrics>,
@@ -45,8 +62,7 @@ impl Default for Shared {
             started: Instant::now(),
             heartbeat: AtomicU64::new(IDLE),
             numbers: AtomicU64::new(0),
-            waiting: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
+            jobs: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             dead: OnceLock::new(),
             metrics: Mutex::new(ServiceMetrics::default()),
@@ -63,27 +79,26 @@ impl Shared {
         if self.draining.load(Ordering::SeqCst) {
             return Err(SubmitError::Draining);
         }
-        let one_more = |waiting| (waiting < max_waiting).then_some(waiting + 1);
-        self.waiting
+        let one_more = |jobs| (Jobs::of(jobs).waiting < max_waiting).then_some(jobs + WAITING);
+        self.jobs
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
-            .map_err(|waiting| SubmitError::QueueFull { waiting, max_waiting })?;
+            .map_err(|jobs| SubmitError::QueueFull { waiting: Jobs::of(jobs).waiting, max_waiting })?;
         Ok(self.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A waiting job begins.
     pub(crate) fn begin(&self) {
-        self.running.fetch_add(1, Ordering::SeqCst);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.jobs.fetch_add(RUNNING - WAITING, Ordering::SeqCst);
     }
 
     /// A job that had begun is over.
     pub(crate) fn end(&self) {
-        self.running.fetch_sub(1, Ordering::SeqCst);
+        self.jobs.fetch_sub(RUNNING, Ordering::SeqCst);
     }
 
     /// A job that never began is over.
     pub(crate) fn forget_queued(&self) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.jobs.fetch_sub(WAITING, Ordering::SeqCst);
     }
 
     pub(crate) fn drain(&self) {
@@ -92,11 +107,7 @@ impl Shared {
 
     /// Whether nothing waits or runs; a dead engine runs nothing.
     pub(crate) fn is_idle(&self) -> bool {
-        if self.dead.get().is_some() {
-            return true;
-        }
-        // In this order: a job that begins is counted as running before it stops being counted as waiting.
-        self.waiting.load(Ordering::SeqCst) == 0 && self.running.load(Ordering::SeqCst) == 0
+        self.dead.get().is_some() || self.jobs.load(Ordering::SeqCst) == 0
     }
 
     /// Nothing runs any more, for the first reason given.
@@ -125,12 +136,13 @@ impl Shared {
             beat => self.started.elapsed().saturating_sub(Duration::from_millis(beat)),
         };
         let error = self.dead.get().cloned();
+        let Jobs { waiting, running } = Jobs::of(self.jobs.load(Ordering::SeqCst));
         Health {
             alive: error.is_none(),
             error,
             since_last_step,
-            running: self.running.load(Ordering::SeqCst),
-            waiting: self.waiting.load(Ordering::SeqCst),
+            running,
+            waiting,
             draining: self.draining.load(Ordering::SeqCst),
         }
     }
