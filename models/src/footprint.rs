@@ -42,7 +42,7 @@ impl Footprint {
             kv_bytes_per_token: kv_bytes_per_token(config, ranks, kv_dtype, options.index)? as u64,
             // Windows and compressors have no heads to split.
             kv_bytes_per_sequence: crate::kv_layout(config).bytes_per_sequence(kv_dtype, rollback) as u64,
-            step_bytes: step_bytes(config, ranks as u64, step_tokens as u64),
+            step_bytes: step_bytes(config, ranks as u64, step_tokens as u64, options.mtp),
         })
     }
 }
@@ -144,7 +144,7 @@ fn kv_bytes_per_token(config: &ModelConfig, ranks: usize, dtype: DType, index: I
 }
 
 /// Activations that are alive at once, all counted as `F32`, plus a quarter for what the allocator cannot fill.
-fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
+fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64, mtp: bool) -> u64 {
     let common = config.common();
     let (dim, vocab) = (common.hidden_size as u64, common.vocab_size as u64);
     let heads = (common.num_attention_heads as u64).div_ceil(ranks);
@@ -177,7 +177,9 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
     let feed_forward = experts.max(part(common.intermediate_size) + dim);
     // Residual, normed input and the sublayer's output, beside the larger sublayer; logits of one token each of a few
     // sequences, or of a whole verification step.
-    let per_token = 3 * dim + attention.max(feed_forward);
+    // An MTP layer that guesses starts from the states of all tokens, and the embeddings of those that follow.
+    let guessing = if mtp { (streams(config) + 1) * dim } else { 0 };
+    let per_token = 3 * dim + attention.max(feed_forward) + guessing;
     let scores = if has_indexer(config) { ops::INDEX_SCORE_BYTES as u64 } else { 0 };
     (tokens * per_token * 4 + tokens.min(64) * vocab * 4 + scores) / 4 * 5
 }
@@ -186,11 +188,16 @@ fn step_bytes(config: &ModelConfig, ranks: u64, tokens: u64) -> u64 {
 /// that guesses what the layer starts from.
 pub fn recorded_row_bytes(config: &ModelConfig, mtp: bool) -> u64 {
     let CommonConfig { hidden_size, vocab_size, .. } = *config.common();
-    let streams = match config {
-        ModelConfig::DeepseekV4(config) => config.hc_mult,
+    let hidden = if mtp { streams(config) * hidden_size as u64 } else { 0 };
+    4 * (3 * vocab_size as u64 + hidden)
+}
+
+/// Streams of the residual.
+fn streams(config: &ModelConfig) -> u64 {
+    match config {
+        ModelConfig::DeepseekV4(config) => config.hc_mult as u64,
         ModelConfig::Deepseek(_) | ModelConfig::Llama(_) => 1,
-    };
-    4 * (3 * vocab_size + if mtp { streams * hidden_size } else { 0 }) as u64
+    }
 }
 
 /// Query heads, weights and selection of an indexer.

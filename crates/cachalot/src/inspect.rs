@@ -55,7 +55,7 @@ pub struct KvCost {
 
 impl Inspection {
     /// Inspects a model; a hub id is downloaded first if it is not in the cache. `kv_dtype` replaces the cache's
-    /// default element type, `index` is the form of V3.2's index keys in it.
+    /// default element type, `index` is the form of the index keys of V3.2 and V4 in it.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for files that are missing, damaged or of an unsupported kind, [`Error::Model`] for an

@@ -57,10 +57,12 @@ impl DraftInput {
     pub(crate) fn run(&self, rank: &mut RankView<'_>) -> Result<Vec<Vec<u32>>, EngineError> {
         let mut guesses = vec![Vec::new(); self.chunks.len()];
         let (Some(state), Some(mtp)) = (&mut rank.draft, rank.model.mtp()) else { return Ok(guesses) };
-        let (Some(hidden), false) = (state.hidden.take(), self.chunks.is_empty()) else { return Ok(guesses) };
+        let (Some(all), false) = (state.hidden.take(), self.chunks.is_empty()) else { return Ok(guesses) };
         let block_size = state.kv.block_size();
         let rows: Vec<u32> = self.chunks.iter().flat_map(DraftChunk::rows).collect();
-        let hidden = gather(&hidden, &rows)?;
+        let hidden = gather(&all, &rows)?.into_owned();
+        // A step's memory is planned for one of them.
+        drop(all);
         let chunks: Vec<StepChunk> = self.chunks.iter().map(|draft| draft.chunk.clone()).collect();
         let mut hidden = forward(rank.device, mtp, &mut state.kv, &chunks, &hidden)?;
         if !self.state_saves.is_empty() {
@@ -145,4 +147,73 @@ fn most_probable(logits: &Tensor) -> Result<Vec<Option<u32>>, EngineError> {
         Choice::NoDistribution { .. } => None,
     };
     Ok(choices.into_iter().map(token).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use comm::Solo;
+    use testkit::Fixture;
+
+    use super::*;
+    use crate::step::StepInput;
+    use crate::{Drafter, Engine, EngineOptions, Rank, Speculation};
+
+    const BLOCKS: u32 = 8;
+
+    /// V4 with its MTP layer, over a cache in which nothing may be read that nobody wrote.
+    fn engine() -> Arc<Engine> {
+        let checkpoint = Fixture::open("deepseek_v4").checkpoint();
+        let model = models::load(&checkpoint, &Device::Cpu, Arc::new(Solo), &mut |_| {}).unwrap();
+        let speculation = Some(Speculation { drafter: Drafter::Mtp, num_tokens: 3 });
+        let options =
+            EngineOptions { speculation, context_len: Some(128), block_size: 4, ..Default::default() };
+        let options = EngineOptions { poison_cache: true, ..options };
+        Engine::new(vec![Rank::solo(model, Device::Cpu)], &options).unwrap()
+    }
+
+    /// A step over `tokens` but the last in a state slot, and what is guessed behind that one. `moves` has the copies of states ahead of it,
+    /// those from snapshots, and those to snapshots behind it.
+    fn guesses(
+        engine: &Engine,
+        tokens: &[u32],
+        (start, slot): (usize, u32),
+        moves: [&[(u32, u32)]; 3],
+    ) -> Vec<u32> {
+        let (tokens, followers) = (&tokens[..tokens.len() - 1], &tokens[1..]);
+        let chunk = |tokens: &[u32]| StepChunk {
+            tokens: tokens.to_vec(),
+            start,
+            blocks: (0..BLOCKS).collect(),
+            slot: Some(slot),
+        };
+        let [state_copies, state_restores, state_saves] = moves.map(<[_]>::to_vec);
+        let step = StepInput {
+            chunks: vec![chunk(tokens)],
+            logit_rows: vec![tokens.len() as u32 - 1],
+            state_copies,
+            state_restores,
+            state_saves: state_saves.clone(),
+            ..Default::default()
+        };
+        engine.step(&mut StepContext::new(engine.device()), &Arc::new(step), |_| ()).unwrap();
+        let chunks = vec![DraftChunk { chunk: chunk(followers), first_row: 0, count: 3 }];
+        engine.draft(DraftInput { chunks, state_saves }).unwrap().remove(0)
+    }
+
+    /// The layer's window goes wherever the main model's state goes.
+    #[test]
+    fn the_layers_state_is_copied_saved_and_restored() {
+        let engine = engine();
+        let prompt: Vec<u32> = (0..21).map(|i| i * 89 % 251).collect();
+        let expected = guesses(&engine, &prompt, (0, 0), [&[]; 3]);
+        assert_eq!(expected.len(), 3);
+        let (begin, rest) = (&prompt[..17], &prompt[16..]);
+        guesses(&engine, begin, (0, 1), [&[], &[], &[(1, 2)]]);
+        for (slot, [copies, restores]) in [(3, [&[(1, 3)][..], &[]]), (4, [&[], &[(2, 4)]])] {
+            let found = guesses(&engine, rest, (16, slot), [copies, restores, &[]]);
+            assert_eq!(found, expected, "in slot {slot}");
+        }
+    }
 }

@@ -125,8 +125,9 @@ impl Shape<'_> {
         let shared = |pairs: usize| {
             pairs * q_bytes + stages * KEYS * key_bytes + (2 * SCORE_STRIDE + 1) * 4 * pairs + packed
         };
-        // The large tile where a sequence has more pairs than the small one holds, on average.
-        let large = element == 2 && group * tokens.div_ceil(sequences) > 16 && shared(64) <= MAX_SHARED_BYTES;
+        // The large tile where a sequence, or a token by itself, has more pairs than the small one holds, on average.
+        let tile_most = if self.by_token { group } else { group * tokens.div_ceil(sequences) };
+        let large = element == 2 && tile_most > 16 && shared(64) <= MAX_SHARED_BYTES;
         let pairs = if large { 64 } else { 16 };
         let columns = widths.iter().copied().find(|&columns| self.value_dim <= columns);
         let (Some(columns), true) = (columns, shared(pairs) <= MAX_SHARED_BYTES) else {

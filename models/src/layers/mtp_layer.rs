@@ -31,9 +31,11 @@ impl MtpLayer {
         [embedded, hidden]: [&Tensor; 2],
         cache: &mut LayerCache,
     ) -> Result<Tensor> {
-        let embedded = self.embedding_norm.forward(embedded)?;
-        let joined = ops::concat_cols(&embedded, &self.hidden_norm.forward(hidden)?)?;
-        let mut hidden = self.projection.forward(&joined)?;
+        let mut hidden = {
+            let embedded = self.embedding_norm.forward(embedded)?;
+            let joined = ops::concat_cols(&embedded, &self.hidden_norm.forward(hidden)?)?;
+            self.projection.forward(&joined)?
+        };
         self.block.forward(ctx, batch, &mut hidden, cache)?;
         self.final_norm.forward(&hidden)
     }

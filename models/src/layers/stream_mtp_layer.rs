@@ -39,8 +39,10 @@ impl StreamMtpLayer {
         let ([tokens, dim], count) = ([embedded.dim(0), embedded.dim(1)], self.head.config.streams);
         let embedded = self.embedding_projection.forward(&self.embedding_norm.forward(embedded)?)?;
         let mut mixed = ops::hyper_spread(&embedded, count)?.reshape(&[tokens * count, dim])?;
-        let streams = self.hidden_norm.forward(&streams.clone().reshape(&[tokens * count, dim])?)?;
-        ops::add_assign(&mut mixed, &self.hidden_projection.forward(&streams)?)?;
+        {
+            let normed = self.hidden_norm.forward(&streams.clone().reshape(&[tokens * count, dim])?)?;
+            ops::add_assign(&mut mixed, &self.hidden_projection.forward(&normed)?)?;
+        }
         let mut streams = mixed.reshape(&[tokens, count, dim])?;
         self.block.forward(ctx, batch, &mut streams, cache)?;
         Ok(streams.reshape(&[tokens, count * dim])?)

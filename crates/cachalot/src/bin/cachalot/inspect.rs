@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Element type of the KV cache; the default follows the checkpoint
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
-    /// Element type of the index keys of DeepSeek-V3.2, and of what they are compared with
+    /// Element type of the index keys of DeepSeek-V3.2 and V4, and of what they are compared with
     #[arg(long, value_name = "DTYPE", default_value = "auto")]
     indexer_kv_dtype: IndexerKvDtype,
     /// Read the routed experts and measure what keeping them in INT8 would cost

@@ -103,7 +103,7 @@ struct BatchArgs {
     /// Element type of the KV cache; the default follows the checkpoint
     #[arg(long, value_name = "DTYPE")]
     kv_dtype: Option<KvDtype>,
-    /// Element type of the index keys of DeepSeek-V3.2, and of what they are compared with
+    /// Element type of the index keys of DeepSeek-V3.2 and V4, and of what they are compared with
     #[arg(long, value_name = "DTYPE", default_value = "auto")]
     indexer_kv_dtype: IndexerKvDtype,
     /// Form of the routed experts in memory; the default is auto on a GPU in bf16, else as-stored
