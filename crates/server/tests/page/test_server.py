@@ -6,6 +6,7 @@ import time
 import unittest
 import urllib.request
 
+from chromium import PATIENCE_S
 from page_case import API_KEY, FINISHED, SERVER, PageCase
 
 CALCULATOR = {
@@ -14,7 +15,6 @@ CALCULATOR = {
     "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]},
 }
 
-PATIENCE_S = 10
 STORIES = 20
 
 
