@@ -7,7 +7,7 @@ use kernels::Tensor;
 use models::{Probe, StepContext};
 
 use crate::support::{
-    Heard, alone, assert_clean, engine, options, prompt, request, service, service_options,
+    Heard, alone, assert_clean, engine, options, prompt, request, service, service_options, watched,
 };
 
 /// The last hidden states of all tokens, row after row.
@@ -78,14 +78,16 @@ fn a_known_prefix_is_embedded_whole() {
 #[test]
 fn an_embedding_that_lost_its_blocks_begins_again() {
     let reference = engine("deepseek_v2_lite", &options());
-    let engine = engine("deepseek_v2_lite", &EngineOptions { max_sequences: 1, ..options() });
+    let (engine, watch) = watched("deepseek_v2_lite", &EngineOptions { max_sequences: 1, ..options() });
     let options = ServiceOptions { max_num_batched_tokens: 5, max_num_seqs: 5, ..service_options() };
     let service = Service::start(engine, &options).unwrap();
     // Four older ones leave it one token of each step and, as they grow, take its blocks.
     let requests: Vec<_> = (1..5).map(|kind| request(prompt(kind, 8), 24)).collect();
+    let gate = watch.gate.lock().unwrap();
     let mut beside: Vec<_> =
         requests.iter().map(|request| service.submit(Job::new(request.clone())).unwrap()).collect();
     let mut events = service.embed(prompt(0, 16), 0, 0).unwrap();
+    drop(gate);
     let found = Heard::all(&mut events).embedding.unwrap();
     assert_close(&found, &expected(&reference, &prompt(0, 16)), "preempted");
     assert!(service.metrics().num_preemptions > 0);

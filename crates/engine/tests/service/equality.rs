@@ -6,7 +6,7 @@ use engine::{Engine, EngineOptions, Job, Request, SamplingParams, Service, Servi
 use models::{IndexFormat, ModelOptions};
 
 use crate::support::{
-    Heard, alone, assert_clean, engine, options, prompt, ranks, request, run, seeded, service,
+    Heard, alone, assert_clean, engine, options, prompt, ranks, request, run, run_together, seeded, service,
     service_options, watched, watched_in,
 };
 
@@ -39,12 +39,16 @@ fn mixed(count: u32) -> Vec<Request> {
 /// Runs `requests` at once and compares each with itself alone.
 fn check(what: &str, service: &Service, reference: &Arc<Engine>, requests: &[Request]) -> Vec<Heard> {
     let heard = run(service, requests.iter().cloned().map(Job::new).collect());
+    compare(what, service, reference, requests, &heard);
+    heard
+}
+
+fn compare(what: &str, service: &Service, reference: &Arc<Engine>, requests: &[Request], heard: &[Heard]) {
     for (i, (heard, request)) in heard.iter().zip(requests).enumerate() {
         assert_eq!(heard.failed, None, "{what}: request {i}");
         assert_eq!(heard.sampled[0], alone(reference, request.clone()), "{what}: request {i}");
     }
     assert_clean(service);
-    heard
 }
 
 #[test]
@@ -55,11 +59,7 @@ fn batched_equals_alone_with_and_without_prefix_cache() {
         let options = ServiceOptions { prefix_cache, ..service_options() };
         let service = Service::start(Arc::clone(&engine), &options).unwrap();
         let what = format!("prefix cache {prefix_cache}");
-        let gate = watch.gate.lock().unwrap();
-        let mut events: Vec<_> =
-            requests.iter().cloned().map(|request| service.submit(Job::new(request)).unwrap()).collect();
-        drop(gate);
-        let heard: Vec<_> = events.iter_mut().map(Heard::all).collect();
+        let heard = run_together(&service, &watch, requests.iter().cloned().map(Job::new).collect());
         let most = watch.forwards().into_iter().max();
         assert!(most > Some(32), "{what}: the requests ran together");
         for (i, (heard, request)) in heard.iter().zip(&requests).enumerate() {
@@ -79,10 +79,12 @@ fn a_pool_so_small_that_sequences_lose_their_blocks() {
     // Room for one and a half contexts: most of what runs is preempted at some time.
     for prefix_cache in [true, false] {
         let reference = engine("deepseek_v2_lite", &options());
-        let tight = engine("deepseek_v2_lite", &EngineOptions { max_sequences: 1, ..options() });
+        let (tight, watch) = watched("deepseek_v2_lite", &EngineOptions { max_sequences: 1, ..options() });
         let options = ServiceOptions { prefix_cache, ..service_options() };
         let service = Service::start(tight, &options).unwrap();
-        check("tight", &service, &reference, &mixed(64));
+        let requests = mixed(64);
+        let heard = run_together(&service, &watch, requests.iter().cloned().map(Job::new).collect());
+        compare("tight", &service, &reference, &requests, &heard);
         let metrics = service.metrics();
         assert!(metrics.num_preemptions > 3, "{} preemptions", metrics.num_preemptions);
     }

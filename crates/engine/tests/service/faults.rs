@@ -244,9 +244,9 @@ fn a_lost_rank_is_the_end_of_all() {
     for token in [FAILS, PANICS] {
         let (engine, watch) = ranks("deepseek_v2_lite", 2);
         let service = service(&engine);
-        let mut good = service.submit(Job::new(request(prompt(0, 20), 60))).unwrap();
-        eventually("a step", || !watch.forwards().is_empty());
         let gate = watch.gate.lock().unwrap();
+        let mut good = service.submit(Job::new(request(prompt(0, 20), 60))).unwrap();
+        eventually("a step", || watch.is_inside_a_step());
         let mut guilty = prompt(1, 20);
         guilty[3] = token;
         let mut bad = service.submit(Job::new(request(guilty, 12))).unwrap();

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::{EngineError, FinishReason, Job, Request, Service, ServiceOptions, SubmitError, TokenEvent};
+use engine::{
+    EngineError, EngineOptions, FinishReason, Job, Request, Service, ServiceOptions, SubmitError, TokenEvent,
+};
 
 use crate::support::{
     Heard, alone, assert_clean, engine, eventually, options, prompt, request, run, service, service_options,
@@ -64,11 +66,19 @@ fn cancelling_all_ends_each_with_its_reason() {
 
 #[test]
 fn the_last_handle_ends_the_thread_and_what_runs() {
-    let engine = engine("deepseek_v2_lite", &options());
-    let service = service(&engine);
+    // The job has thousands of steps, and events for all of them fit: it neither ends nor stalls by itself while the
+    // last handle goes.
+    let (engine, watch) = watched(
+        "deepseek_v2_lite",
+        &EngineOptions { context_len: Some(4096), max_sequences: 1, ..options() },
+    );
+    let options = ServiceOptions { event_capacity: 8192, ..service_options() };
+    let service = Service::start(Arc::clone(&engine), &options).unwrap();
     let clone = service.clone();
-    let mut events = service.submit(Job::new(request(prompt(0, 20), 60))).unwrap();
-    drop(service);
+    let gate = watch.gate.lock().unwrap();
+    let mut events = service.submit(Job::new(request(prompt(0, 20), 4000))).unwrap();
+    eventually("a step", || watch.is_inside_a_step());
+    drop((service, gate));
     assert!(matches!(events.blocking_recv(), Some(TokenEvent::Started { .. })), "a clone holds it");
     drop(clone);
     assert_eq!(Arc::strong_count(&engine), 1, "the thread has let go of the engine");

@@ -5,16 +5,9 @@ use std::sync::Arc;
 use engine::{Job, Service, ServiceOptions, TokenEvent, TokenEvents};
 
 use crate::support::{
-    Heard, Watch, alone, assert_clean, engine, eventually, options, prompt, request, run, service,
-    service_options, watched,
+    Heard, alone, assert_clean, engine, eventually, options, prompt, request, run, service, service_options,
+    watched,
 };
-
-/// Waits until a step has begun that the test holds up.
-fn inside_a_step(watch: &Watch) -> usize {
-    use std::sync::atomic::Ordering::SeqCst;
-    eventually("a step", || watch.begun.load(SeqCst) > watch.forwards().len());
-    watch.begun.load(SeqCst)
-}
 
 fn first_token(events: &mut TokenEvents) {
     while !matches!(events.blocking_recv().unwrap(), TokenEvent::Token { .. }) {}
@@ -24,11 +17,18 @@ fn first_token(events: &mut TokenEvents) {
 fn a_reader_that_goes_away_ends_its_job_within_a_step() {
     for n in [1, 3] {
         let (engine, watch) = watched("deepseek_v2_lite", &options());
-        let service = service(&engine);
+        // So few that the job cannot end ahead of its reader.
+        let options = ServiceOptions { event_capacity: 2, ..service_options() };
+        let service = Service::start(Arc::clone(&engine), &options).unwrap();
         let mut events = service.submit(Job { n, ..Job::new(request(prompt(0, 30), 60)) }).unwrap();
         first_token(&mut events);
         let gate = watch.gate.lock().unwrap();
-        let begun = inside_a_step(&watch);
+        eventually("a step", || {
+            // A job with too much to say takes no step.
+            while events.try_recv().is_some() {}
+            watch.is_inside_a_step()
+        });
+        let begun = watch.forwards().len() + 1;
         drop(events);
         drop(gate);
         assert_clean(&service);
@@ -45,7 +45,7 @@ fn a_job_that_waits_can_go_away_too() {
     let service = service(&engine);
     let gate = watch.gate.lock().unwrap();
     let mut first = service.submit(Job::new(request(prompt(0, 30), 3))).unwrap();
-    inside_a_step(&watch);
+    eventually("a step", || watch.is_inside_a_step());
     let second = service.submit(Job::new(request(prompt(1, 30), 60))).unwrap();
     assert_eq!((service.health().running, service.health().waiting), (1, 1));
     drop(second);

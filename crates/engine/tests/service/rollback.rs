@@ -6,9 +6,11 @@ use engine::{
     Drafter, Engine, EngineOptions, Generation, Job, Request, Sequence, Service, ServiceOptions, Step,
 };
 
-use crate::speculation::{check, engine, guessing, ranks, requests};
+use crate::speculation::{check, check_together, engine, guessing, ranks, requests};
 use crate::state::{cached_options, converse};
-use crate::support::{alone, assert_clean, options, prompt, request, run, seeded, service, service_options};
+use crate::support::{
+    alone, assert_clean, options, prompt, request, run, seeded, service, service_options, unspoilt,
+};
 
 const MODEL: &str = "deepseek_v4_smallhca";
 
@@ -93,9 +95,10 @@ fn wrong_guesses_of_every_length() {
 fn a_pool_so_small_that_sequences_lose_their_blocks() {
     let reference = engine(MODEL, &options());
     for state_snapshots in [0, 4] {
-        let service =
-            service(&engine(MODEL, &EngineOptions { max_sequences: 1, state_snapshots, ..ngram(5) }));
-        check(&service, &reference, &requests(24));
+        let (tight, watch) =
+            unspoilt(MODEL, &EngineOptions { max_sequences: 1, state_snapshots, ..ngram(5) });
+        let service = service(&tight);
+        check_together(&service, &watch, &reference, &requests(24));
         assert!(service.metrics().num_preemptions > 0);
     }
 }

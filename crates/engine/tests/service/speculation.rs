@@ -14,7 +14,8 @@ use testkit::Fixture;
 
 use crate::faults::{After, Script};
 use crate::support::{
-    Heard, PATIENCE, alone, assert_clean, options, prompt, request, run, seeded, service, service_options,
+    Heard, PATIENCE, Watch, alone, assert_clean, options, prompt, request, run, run_together, seeded,
+    service, service_options, unspoilt,
 };
 
 #[path = "../../../../models/tests/support/random_model.rs"]
@@ -91,7 +92,26 @@ pub(crate) fn requests(count: u32) -> Vec<Request> {
 /// Runs `requests` together and compares each with itself alone and unguessed; how many guesses there were, and how
 /// many were right.
 pub(crate) fn check(service: &Service, reference: &Arc<Engine>, requests: &[Request]) -> (usize, usize) {
-    let heard = run(service, requests.iter().cloned().map(Job::new).collect());
+    compare(service, reference, requests, &run(service, requests.iter().cloned().map(Job::new).collect()))
+}
+
+/// As [`check`], of requests that are all there before the second step.
+pub(crate) fn check_together(
+    service: &Service,
+    watch: &Watch,
+    reference: &Arc<Engine>,
+    requests: &[Request],
+) -> (usize, usize) {
+    let heard = run_together(service, watch, requests.iter().cloned().map(Job::new).collect());
+    compare(service, reference, requests, &heard)
+}
+
+fn compare(
+    service: &Service,
+    reference: &Arc<Engine>,
+    requests: &[Request],
+    heard: &[Heard],
+) -> (usize, usize) {
     let what = format!("{:?}", service.engine().speculation());
     let mut sums = (0, 0);
     for (i, (heard, request)) in heard.iter().zip(requests).enumerate() {
@@ -165,9 +185,9 @@ fn one_at_a_time_too() {
 fn a_pool_so_small_that_sequences_lose_their_blocks() {
     let reference = engine(WITH_MTP, &options());
     for options in all() {
-        let tight = engine(WITH_MTP, &EngineOptions { max_sequences: 1, ..options });
+        let (tight, watch) = unspoilt(WITH_MTP, &EngineOptions { max_sequences: 1, ..options });
         let service = service(&tight);
-        check(&service, &reference, &requests(24));
+        check_together(&service, &watch, &reference, &requests(24));
         assert!(service.metrics().num_preemptions > 0);
     }
 }

@@ -6,8 +6,8 @@ use engine::{Engine, EngineOptions, Generation, Job, Request, Service, Step};
 use testkit::Random;
 
 use crate::support::{
-    alone, assert_clean, engine, options, prompt, ranks, ranks_with, request, run, seeded, service,
-    service_options,
+    alone, assert_clean, engine, options, prompt, ranks, ranks_with, request, run, run_together, seeded,
+    service, service_options, watched,
 };
 
 const MODEL: &str = "deepseek_v4_smallhca";
@@ -40,11 +40,11 @@ fn batched_equals_alone_without_a_prefix_cache() {
 #[test]
 fn sequences_that_lose_their_blocks_begin_again() {
     let reference = engine(MODEL, &options());
-    let tight = engine(MODEL, &EngineOptions { max_sequences: 1, ..options() });
+    let (tight, watch) = watched(MODEL, &EngineOptions { max_sequences: 1, ..options() });
     let service = Service::start(tight, &service_options()).unwrap();
     // Short prompts and long answers: more are let in than the pool has room for in the end.
     let requests: Vec<Request> = (0..12).map(|i| request(prompt(i % 3, 6 + i), 44)).collect();
-    let heard = run(&service, requests.iter().cloned().map(Job::new).collect());
+    let heard = run_together(&service, &watch, requests.iter().cloned().map(Job::new).collect());
     for (i, (heard, request)) in heard.iter().zip(&requests).enumerate() {
         assert_eq!(heard.sampled[0], alone(&reference, request.clone()), "request {i}");
     }

@@ -34,6 +34,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Whether a step has begun that the test holds up.
+    pub(crate) fn is_inside_a_step(&self) -> bool {
+        self.begun.load(Ordering::SeqCst) > self.forwards().len()
+    }
+
     pub(crate) fn forwards(&self) -> Vec<usize> {
         self.forwards.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -41,6 +46,8 @@ impl Watch {
 
 struct Watched {
     model: Box<dyn Model>,
+    /// Whether [`SPOILT`] tokens do what they are for.
+    is_spoilt: bool,
     watch: Arc<Watch>,
 }
 
@@ -60,6 +67,9 @@ impl Model for Watched {
         // Within the gate: whoever holds it sees a step that has begun and is not here as one that it holds up.
         self.watch.forwards.lock().unwrap_or_else(PoisonError::into_inner).push(tokens.len());
         drop(gate);
+        if !self.is_spoilt {
+            return self.model.forward(ctx, batch, kv);
+        }
         assert!(!tokens.contains(&PANICS), "a planted panic");
         let hidden = self.model.forward(ctx, batch, kv)?;
         if tokens.contains(&FAILS) {
@@ -126,10 +136,24 @@ pub(crate) fn watched_in(
     forms: ModelOptions,
     options: &EngineOptions,
 ) -> (Arc<Engine>, Arc<Watch>) {
+    watched_model(fixture, forms, options, true)
+}
+
+/// As [`watched`], of a model that nothing spoils: a guess may be any token, those that nothing samples included.
+pub(crate) fn unspoilt(fixture: &str, options: &EngineOptions) -> (Arc<Engine>, Arc<Watch>) {
+    watched_model(fixture, ModelOptions::default(), options, false)
+}
+
+fn watched_model(
+    fixture: &str,
+    forms: ModelOptions,
+    options: &EngineOptions,
+    is_spoilt: bool,
+) -> (Arc<Engine>, Arc<Watch>) {
     let checkpoint = Fixture::open(fixture).checkpoint();
     let model = models::load_with(&checkpoint, &Device::Cpu, Arc::new(Solo), forms, &mut |_| {});
     let watch = Arc::new(Watch::default());
-    let model = Box::new(Watched { model: model.unwrap(), watch: Arc::clone(&watch) });
+    let model = Box::new(Watched { model: model.unwrap(), is_spoilt, watch: Arc::clone(&watch) });
     (Engine::new(vec![Rank::solo(model, Device::Cpu)], options).unwrap(), watch)
 }
 
@@ -149,7 +173,8 @@ pub(crate) fn ranks_with(fixture: &str, size: usize, options: &EngineOptions) ->
         let comm: Arc<dyn Communicator> = Arc::new(threads);
         let model = models::load(&checkpoint, &Device::Cpu, Arc::clone(&comm), &mut |_| {}).unwrap();
         let is_last = comm.rank() + 1 == size;
-        let watched = || Box::new(Watched { model, watch: Arc::clone(&watch) }) as Box<dyn Model>;
+        let watched =
+            || Box::new(Watched { model, is_spoilt: true, watch: Arc::clone(&watch) }) as Box<dyn Model>;
         let model = if is_last {
             watched()
         } else {
@@ -245,6 +270,14 @@ impl Heard {
 /// Submits all at once, then reads one after the other.
 pub(crate) fn run(service: &Service, jobs: Vec<Job>) -> Vec<Heard> {
     let mut events: Vec<_> = jobs.into_iter().map(|job| service.submit(job).unwrap()).collect();
+    events.iter_mut().map(Heard::all).collect()
+}
+
+/// As [`run`], while the gate holds up the first step: however slow this thread is, all are there for the second.
+pub(crate) fn run_together(service: &Service, watch: &Watch, jobs: Vec<Job>) -> Vec<Heard> {
+    let gate = watch.gate.lock().unwrap();
+    let mut events: Vec<_> = jobs.into_iter().map(|job| service.submit(job).unwrap()).collect();
+    drop(gate);
     events.iter_mut().map(Heard::all).collect()
 }
 
