@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::{SamplingParams, Service};
+use text::grammar::GrammarLimits;
 use text::{PromptFormat, Tokenizer};
 
 use crate::dialect::Dialect;
@@ -60,6 +61,8 @@ pub struct Limits {
     /// Between two signs of life while there is nothing to say yet: comments on a stream, blank lines before an answer
     /// that is sent whole.
     pub keep_alive: Duration,
+    /// To compile the form that an answer is to have.
+    pub grammar_timeout: Duration,
 }
 
 impl Default for ServerOptions {
@@ -85,6 +88,7 @@ impl Default for Limits {
             body_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(10),
+            grammar_timeout: GrammarLimits::default().max_time,
         }
     }
 }

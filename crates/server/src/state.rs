@@ -1,6 +1,6 @@
 //! [`App`]: what all requests share.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 use text::grammar::{GrammarCompiler, GrammarLimits};
@@ -36,7 +36,7 @@ impl App {
             aliases: Aliases::embedded()?,
             efforts: Efforts::embedded()?,
             metrics: Metrics::new(&model),
-            grammars: compiler(&model),
+            grammars: compiler(&model, options.limits.grammar_timeout),
             started: unix_time(),
             fingerprint: format!("fp_{hex}"),
             model,
@@ -56,8 +56,9 @@ impl App {
     }
 }
 
-fn compiler(model: &ServedModel) -> Option<GrammarCompiler> {
-    let compiler = GrammarCompiler::new(&model.tokenizer, GrammarLimits::default());
+fn compiler(model: &ServedModel, max_time: Duration) -> Option<GrammarCompiler> {
+    let limits = GrammarLimits { max_time, ..GrammarLimits::default() };
+    let compiler = GrammarCompiler::new(&model.tokenizer, limits);
     compiler.inspect_err(|error| tracing::warn!("no answer can be held to a form: {error}")).ok()
 }
 

@@ -269,6 +269,7 @@ impl Args {
                 body_timeout: Duration::from_secs(self.limits.body_timeout),
                 write_timeout: Duration::from_secs(self.limits.write_timeout),
                 keep_alive: Duration::from_secs(self.limits.keep_alive),
+                ..Limits::default()
             },
             drain_deadline: Duration::from_secs(self.drain_timeout),
         }
