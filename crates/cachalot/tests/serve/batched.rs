@@ -6,7 +6,7 @@ use cachalot::serve::ServiceOptions;
 use cachalot::{Drafter, LoadOptions, Speculation};
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, chat, options, with};
+use crate::support::{TestServer, chat, comes_true, options, with};
 
 const REQUESTS: usize = 64;
 
@@ -41,13 +41,11 @@ fn ask(server: &TestServer, i: usize) -> Said {
     Said { text: string(&choice["message"]["content"]), finish_reason: string(&choice["finish_reason"]) }
 }
 
-fn all_at_once(server: &TestServer) -> Vec<Said> {
-    at_once(server, REQUESTS)
-}
-
-fn at_once(server: &TestServer, count: usize) -> Vec<Said> {
+/// Asks for `count` answers from as many threads, and does `meanwhile`.
+fn at_once(server: &TestServer, count: usize, meanwhile: impl FnOnce()) -> Vec<Said> {
     thread::scope(|scope| {
         let clients: Vec<_> = (0..count).map(|i| scope.spawn(move || ask(server, i))).collect();
+        meanwhile();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     })
 }
@@ -72,7 +70,12 @@ fn sixty_four_together_say_what_each_says_alone() {
         let server = server(prefix_cache, 320, max_sequences);
         // The second round finds the first one's prefixes, if anything does.
         for round in 0..1 + usize::from(prefix_cache) {
-            let said = all_at_once(&server);
+            // Without a block nobody begins before all are there, however slow the clients are.
+            let taken = (round == 0).then(|| server.take_blocks_but(0));
+            let said = at_once(&server, REQUESTS, || {
+                assert!(taken.is_none() || comes_true(|| server.service.health().waiting == REQUESTS));
+                drop(taken);
+            });
             for (i, (said, expected)) in said.iter().zip(&expected).enumerate() {
                 let setup = format!("prefix cache {prefix_cache}, {max_sequences} contexts, round {round}");
                 assert_eq!(said, expected, "request {i}, {setup}");
@@ -118,7 +121,7 @@ fn guesses_change_no_answer() {
     let load =
         LoadOptions { context_len: Some(320), max_sequences: 16, speculation, ..LoadOptions::default() };
     let guessing = TestServer::loaded(load, options(), ServiceOptions::default());
-    assert_eq!(at_once(&guessing, 16), expected);
+    assert_eq!(at_once(&guessing, 16, || ()), expected);
     let [drafts, guessed, right] = ["drafts", "draft_tokens", "accepted_tokens"]
         .map(|what| guessing.metric(&format!("vllm:spec_decode_num_{what}_total")));
     assert!(drafts > 100.0 && guessed == drafts, "{guessed} guesses in {drafts} drafts");

@@ -4,19 +4,22 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use cachalot::serve::{ServerOptions, ServiceOptions};
+use cachalot::serve::{Limits, ServerOptions, ServiceOptions};
 use serde_json::json;
 
-use crate::support::{Frame, PATIENCE, TestServer, chat, options, short_limits, with};
+use crate::support::{OFTEN, PATIENCE, SHORT, TestServer, chat, comes_true, limits, options, with};
 
 /// An answer that takes a while: the demo model would end a turn soon.
 fn long() -> serde_json::Value {
     with(chat("Tell me a story about a fox."), json!({"ignore_eos": true, "max_tokens": 1800}))
 }
 
-fn impatient() -> TestServer {
-    TestServer::with(ServerOptions { limits: short_limits(), ..options() }, ServiceOptions::default())
+fn limited(limits: Limits) -> TestServer {
+    TestServer::with(ServerOptions { limits, ..options() }, ServiceOptions::default())
 }
+
+/// So many blocks are enough for the beginning of [`long`], and for its prompt to be no tight fit.
+const FEW_BLOCKS: usize = 8;
 
 /// Whether the server closes the connection; returns what it said before.
 fn reads_to_the_end(stream: &mut TcpStream) -> String {
@@ -57,11 +60,13 @@ fn probes_and_request_ids() {
 #[test]
 fn a_client_that_leaves_ends_its_generation() {
     let server = TestServer::new();
+    // Neither answer ends by itself.
+    let taken = server.take_blocks_but(FEW_BLOCKS);
     let mut stream = server.open_stream("/v1/chat/completions", &long());
     stream.by_ref().take(3).for_each(drop);
     assert!(!server.service.is_idle());
     drop(stream);
-    assert!(server.becomes_idle(), "a stream nobody reads goes on");
+    assert!(server.all_end(), "a stream nobody reads goes on");
     // The same without a stream: the answer is not there yet when the client goes.
     let body = long().to_string();
     let mut client = TcpStream::connect(server.addr).unwrap();
@@ -71,16 +76,17 @@ fn a_client_that_leaves_ends_its_generation() {
         body.len()
     )
     .unwrap();
-    while server.service.is_idle() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    assert!(server.all_begin(1));
     drop(client);
-    assert!(server.becomes_idle(), "an answer nobody waits for goes on");
+    assert!(server.all_end(), "an answer nobody waits for goes on");
+    drop(taken);
+    let allocator = server.service.engine().allocator();
+    assert_eq!(allocator.num_free_blocks(), allocator.num_blocks());
 }
 
 #[test]
 fn slow_clients_are_cut_off() {
-    let server = impatient();
+    let server = limited(Limits { header_timeout: SHORT, ..limits() });
     // Nothing at all.
     let mut silent = TcpStream::connect(server.addr).unwrap();
     reads_to_the_end(&mut silent);
@@ -88,21 +94,26 @@ fn slow_clients_are_cut_off() {
     let mut slow = TcpStream::connect(server.addr).unwrap();
     slow.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n").unwrap();
     reads_to_the_end(&mut slow);
+    // A connection that did one request and now does nothing. A test that is slow itself is cut off before that: then
+    // once more.
+    let does_one = || {
+        let mut idle = TcpStream::connect(server.addr).unwrap();
+        let sent = idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n");
+        sent.is_ok() && reads_to_the_end(&mut idle).starts_with("HTTP/1.1 200 ")
+    };
+    assert!(comes_true(does_one));
     // A body that never ends.
+    let server = limited(Limits { body_timeout: SHORT, ..limits() });
     let mut slow = TcpStream::connect(server.addr).unwrap();
     slow.write_all(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").unwrap();
     let said = reads_to_the_end(&mut slow);
     assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("request_timeout"), "{said}");
-    // A connection that did one request and now does nothing.
-    let mut idle = TcpStream::connect(server.addr).unwrap();
-    idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-    assert!(reads_to_the_end(&mut idle).starts_with("HTTP/1.1 200 "));
     assert_eq!(server.get("/health").status, 200);
 }
 
 #[test]
 fn a_stream_that_nobody_reads_is_given_up() {
-    let server = impatient();
+    let server = limited(Limits { write_timeout: SHORT, ..limits() });
     // Chunks of some kilobytes each: more in all than the system keeps for a client.
     let body = with(long(), json!({"stream": true, "logprobs": true, "top_logprobs": 20})).to_string();
     let mut client = TcpStream::connect(server.addr).unwrap();
@@ -112,21 +123,22 @@ fn a_stream_that_nobody_reads_is_given_up() {
         body.len()
     )
     .unwrap();
-    while server.service.is_idle() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    assert!(comes_true(|| server.service.metrics().prompt_tokens > 0), "it does not begin");
     assert!(server.becomes_idle(), "it waits for a client that does not read");
     assert!(!reads_to_the_end(&mut client).contains("[DONE]"), "it was all written: nothing was tested");
 }
 
 #[test]
 fn a_flood_of_connections_keeps_nobody_out_for_long() {
-    let limits = cachalot::serve::Limits { max_connections: 4, ..short_limits() };
-    let server = TestServer::with(ServerOptions { limits, ..options() }, ServiceOptions::default());
+    let server = limited(Limits { max_connections: 4, header_timeout: SHORT, ..limits() });
     let flood: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(server.addr).unwrap()).collect();
     // Four at a time are let in and cut off again; a request in between is answered.
-    assert_eq!(server.get("/health").status, 200);
-    assert_eq!(server.post("/v1/chat/completions", &chat("What is 12 + 30?")).status, 200);
+    // A client that is slow itself is cut off too, and asks once more.
+    let question = chat("What is 12 + 30?").to_string();
+    for (method, path, body) in [("GET", "/health", ""), ("POST", "/v1/chat/completions", &question)] {
+        let status = || server.try_send(method, path, &[], body.as_bytes()).map(|reply| reply.status);
+        assert!(comes_true(|| matches!(status(), Ok(200))), "{path}");
+    }
     drop(flood);
 }
 
@@ -152,13 +164,15 @@ fn read_until(connection: &mut TcpStream, wanted: &str) -> String {
     said
 }
 
-/// A server that runs one request at a time, and the stream of one that takes long.
-fn busy() -> (TestServer, impl Iterator<Item = Frame>) {
-    let service = ServiceOptions { max_num_seqs: 1, ..ServiceOptions::default() };
-    let server = TestServer::with(ServerOptions { limits: short_limits(), ..options() }, service);
-    let mut running = server.open_stream("/v1/chat/completions", &long());
-    running.next();
-    (server, running)
+/// A server that runs one request at a time, and one that does not end.
+fn busy() -> (TestServer, impl Sized) {
+    let service = ServiceOptions { max_num_seqs: 1, max_waiting: 1, ..ServiceOptions::default() };
+    let limits = Limits { keep_alive: OFTEN, ..limits() };
+    let server = TestServer::with(ServerOptions { limits, ..options() }, service);
+    let taken = server.take_blocks_but(FEW_BLOCKS);
+    let running = server.open_stream("/v1/chat/completions", &long());
+    assert!(server.all_begin(1));
+    (server, (taken, running))
 }
 
 #[test]
@@ -194,16 +208,15 @@ fn a_queued_answer_that_goes_away_leaves_nothing() {
     let (server, running) = busy();
     let mut queued = raw_chat(&server, &long());
     read_until(&mut queued, "\n\r\n1\r\n\n");
-    drop((queued, running));
+    drop(queued);
+    assert!(server.all_begin(1), "it waits on");
+    drop(running);
     assert!(server.becomes_idle());
 }
 
 #[test]
 fn a_full_queue_says_when_to_come_back() {
-    let service = ServiceOptions { max_num_seqs: 1, max_waiting: 1, ..ServiceOptions::default() };
-    let server = TestServer::with(options(), service);
-    let mut running = server.open_stream("/v1/chat/completions", &long());
-    running.next();
+    let (server, running) = busy();
     let waiting = server.open_stream("/v1/chat/completions", &long());
     let refused = server.post("/v1/chat/completions", &chat("hi"));
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("server_busy")));
@@ -230,6 +243,7 @@ fn the_deadline_cuts_what_is_left() {
     let drain_deadline = Duration::from_millis(50);
     let mut server =
         TestServer::with(ServerOptions { drain_deadline, ..options() }, ServiceOptions::default());
+    let taken = server.take_blocks_but(FEW_BLOCKS);
     let mut stream = server.open_stream("/v1/chat/completions", &long());
     stream.next();
     server.ask_to_stop();
@@ -237,14 +251,16 @@ fn the_deadline_cuts_what_is_left() {
     let error = frames[frames.len() - 2].json();
     assert_eq!(error["error"]["code"], "server_unavailable", "{error}");
     server.join();
-    assert!(server.becomes_idle());
+    drop(taken);
+    assert!(server.all_end());
 }
 
 #[test]
 fn an_error_after_blank_lines_is_told_in_the_body() {
-    let (limits, drain_deadline) = (short_limits(), Duration::from_millis(50));
+    let (limits, drain_deadline) = (Limits { keep_alive: OFTEN, ..limits() }, Duration::from_millis(50));
     let options = ServerOptions { limits, drain_deadline, ..options() };
     let mut server = TestServer::with(options, ServiceOptions::default());
+    let _taken = server.take_blocks_but(FEW_BLOCKS);
     let mut late = raw_chat(&server, &long());
     let said = read_until(&mut late, "1\r\n\n");
     assert!(said.starts_with("HTTP/1.1 200 "), "{said}");

@@ -11,7 +11,7 @@ use cachalot::serve::{Limits, ServerOptions, ServiceOptions};
 use serde_json::{Value, json};
 
 use crate::command::{Running, command};
-use crate::support::{TestServer, chat, options, with};
+use crate::support::{TestServer, chat, limits, options, with};
 
 const CLIENTS: usize = 60;
 const REQUESTS_PER_CLIENT: usize = 10;
@@ -91,7 +91,7 @@ fn one(addr: &str, random: usize) -> Outcome {
 fn a_crowd_that_comes_and_goes_leaves_nothing_behind() {
     let service = ServiceOptions { max_num_seqs: 8, max_waiting: 16, ..ServiceOptions::default() };
     // Nobody waits so long that blank lines are sent ahead of an answer: `judge` reads bodies that come in one piece.
-    let limits = Limits { keep_alive: Duration::from_secs(300), ..Default::default() };
+    let limits = Limits { keep_alive: Duration::from_secs(300), ..limits() };
     let server = TestServer::with(ServerOptions { limits, ..options() }, service);
     let addr = server.addr.to_string();
     let is_over = AtomicBool::new(false);

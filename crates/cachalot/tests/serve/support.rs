@@ -52,20 +52,25 @@ impl Frame {
 }
 
 pub(crate) fn options() -> ServerOptions {
-    ServerOptions { addr: "127.0.0.1:0".parse().unwrap(), ..ServerOptions::default() }
+    ServerOptions { addr: "127.0.0.1:0".parse().unwrap(), limits: limits(), ..ServerOptions::default() }
 }
 
-/// Limits that a test can wait for.
-pub(crate) fn short_limits() -> Limits {
-    let short = Duration::from_millis(400);
+/// Limits of time that nothing comes near to, on a machine that is busy with others: a test of one of them sets that one.
+pub(crate) fn limits() -> Limits {
+    let long = Duration::from_secs(3600);
     Limits {
-        header_timeout: short,
-        body_timeout: short,
-        write_timeout: short,
-        keep_alive: Duration::from_millis(50),
+        header_timeout: long,
+        body_timeout: long,
+        write_timeout: long,
+        grammar_timeout: PATIENCE,
         ..Limits::default()
     }
 }
+
+/// A limit of time that a test can wait for.
+pub(crate) const SHORT: Duration = Duration::from_millis(400);
+/// So often there are signs of life where a test waits for them.
+pub(crate) const OFTEN: Duration = Duration::from_millis(50);
 
 /// Asks again and again until `is_true` or [`PATIENCE`] is over, and says which it was.
 pub(crate) fn comes_true(mut is_true: impl FnMut() -> bool) -> bool {
@@ -118,19 +123,30 @@ impl TestServer {
     }
 
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        self.try_send(method, path, headers, body).unwrap()
+    }
+
+    /// As [`Self::send`], where the server may cut the connection.
+    pub(crate) fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Reply, ureq::Error> {
         let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut response = agent().run(request.body(body.to_vec()).unwrap()).unwrap();
+        let mut response = agent().run(request.body(body.to_vec()).unwrap())?;
         let pair = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {
             (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
-        Reply {
+        Ok(Reply {
             status: response.status().as_u16(),
             headers: response.headers().iter().map(pair).collect(),
-            body: response.body_mut().read_to_string().unwrap(),
-        }
+            body: response.body_mut().read_to_string()?,
+        })
     }
 
     /// All events of a stream, comments left out.
@@ -154,6 +170,28 @@ impl TestServer {
         let found =
             text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{model_name=\"demo\"} "));
         found.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    }
+
+    /// Takes all free blocks but `left`, until it is dropped. With few left an answer begins and stands still before it has
+    /// an end, however fast the machine; with none it waits.
+    pub(crate) fn take_blocks_but(&self, left: usize) -> impl Sized + use<> {
+        let allocator = self.service.engine().allocator();
+        let mut table = allocator.table();
+        table.grow_to((allocator.num_free_blocks() - left) * allocator.block_size()).unwrap();
+        table
+    }
+
+    /// Waits until `count` answers have begun, or stand still, and none waits.
+    pub(crate) fn all_begin(&self, count: usize) -> bool {
+        comes_true(|| {
+            let health = self.service.health();
+            (health.running, health.waiting) == (count, 0)
+        })
+    }
+
+    /// Waits until nothing runs or waits, and says whether that came.
+    pub(crate) fn all_end(&self) -> bool {
+        comes_true(|| self.service.is_idle())
     }
 
     /// Waits until nothing runs and no block is held, and says whether that came.

@@ -1,9 +1,13 @@
 //! Keys with quotas, namespaces of the prefix cache, metrics.
 
+use std::io::Write;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use cachalot::serve::{ServerOptions, ServiceOptions};
 use serde_json::{Value, json};
+use tracing::Level;
 
 use crate::support::{Reply, TestServer, chat, comes_true, options, with};
 
@@ -25,8 +29,40 @@ fn entry(name: &str, digest: &str, limits: &str) -> String {
     format!("[[key]]\nname = \"{name}\"\nsha256 = \"{digest}\"\n{limits}\n")
 }
 
+/// What the servers of this process report as an error, for what shows nowhere else.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// The only one: a process has one log.
+    fn start() -> Self {
+        let log = Self::default();
+        let lines = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_max_level(Level::ERROR).with_ansi(false);
+        subscriber.with_writer(move || lines.clone()).init();
+        log
+    }
+
+    /// Whether some line has all of `words`.
+    fn says(&self, words: &[&str]) -> bool {
+        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        text.lines().any(|line| words.iter().all(|word| line.contains(word)))
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn keys_come_and_go_with_their_file() {
+    let log = Log::start();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keys.toml");
     std::fs::write(&file, entry("alice", ALICE, "")).unwrap();
@@ -38,7 +74,7 @@ fn keys_come_and_go_with_their_file() {
     assert_eq!(post(&server, ALICE, &body).status, 401);
     let becomes = |status: u16| comes_true(|| post(&server, "bob", &body).status == status);
     std::fs::write(&file, "[[key]]\nname = \"broken").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    assert!(comes_true(|| log.says(&[&file.display().to_string(), "the keys stay as they were"])));
     assert_eq!(post(&server, "alice", &body).status, 200, "a broken file changes nothing");
     std::fs::write(&file, entry("bob", BOB, "")).unwrap();
     assert!(becomes(200), "a new key is not noticed");
@@ -55,9 +91,17 @@ fn a_quota_ends_with_429_and_a_time() {
     std::fs::write(&file, text).unwrap();
     let server = server(&file);
     let body = with(chat("hi"), json!({"max_tokens": 2}));
-    assert_eq!(post(&server, "alice", &body).status, 200);
-    assert_eq!(post(&server, "alice", &body).status, 200);
-    let over = post(&server, "alice", &body);
+    // Two at once, and one more every half minute.
+    let (begin, mut let_in) = (Instant::now(), 0);
+    let over = loop {
+        let reply = post(&server, "alice", &body);
+        if reply.status != 200 {
+            break reply;
+        }
+        let_in += 1;
+        assert!(let_in <= 2 + begin.elapsed().as_secs() / 30, "{let_in} are let in");
+    };
+    assert!(let_in >= 2, "{}", over.body);
     assert_eq!((over.status, &over.json()["error"]["code"]), (429, &json!("rate_limit_exceeded")));
     let wait: u64 = over.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=30).contains(&wait), "{wait}");
@@ -72,6 +116,8 @@ fn one_at_a_time_means_one_stream_at_a_time() {
     let file = dir.path().join("keys.toml");
     std::fs::write(&file, entry("alice", ALICE, "concurrency = 1")).unwrap();
     let server = server(&file);
+    // The stream has not begun to end before its client goes.
+    let taken = server.take_blocks_but(0);
     let long =
         with(chat("Tell me a story."), json!({"stream": true, "ignore_eos": true, "max_tokens": 1800}));
     let long = long.to_string();
@@ -80,14 +126,13 @@ fn one_at_a_time_means_one_stream_at_a_time() {
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: alice\r\ncontent-length: {}\r\n\r\n",
         long.len()
     );
-    std::io::Write::write_all(&mut client, (head + &long).as_bytes()).unwrap();
-    while server.service.is_idle() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    client.write_all((head + &long).as_bytes()).unwrap();
+    assert!(comes_true(|| !server.service.is_idle()));
     let body = with(chat("hi"), json!({"max_tokens": 2}));
     assert_eq!(post(&server, "alice", &body).status, 429);
     drop(client);
-    assert!(server.becomes_idle());
+    assert!(server.all_end());
+    drop(taken);
     assert_eq!(post(&server, "alice", &body).status, 200);
 }
 
