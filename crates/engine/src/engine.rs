@@ -14,7 +14,7 @@ use crate::ranks::{RankState, Ranks};
 use crate::recorded::{self, RecordedDecode};
 use crate::speculation::{Drafter, Speculation};
 use crate::state_slots::{StateSlot, StateSlots};
-use crate::step::{StepChunk, StepInput, StepTensors};
+use crate::step::{StepChunk, StepInput, StepTensors, gather};
 use crate::{EngineError, Generation, LogitRows, Rank, RankView, Request, Sequence, StepOutput, memory};
 
 /// The context an engine takes when none is asked for, unless the model's own is shorter.
@@ -300,8 +300,13 @@ impl Engine {
         tokens: &[u32],
         rows: LogitRows,
     ) -> Result<StepOutput, EngineError> {
-        let logits =
-            self.extend_with(ctx, sequence, tokens, rows, |logits| logits.to_device(&Device::Cpu))?;
+        let wanted: Vec<u32> = match rows {
+            LogitRows::All => (0..tokens.len() as u32).collect(),
+            LogitRows::Last | LogitRows::None => vec![0],
+        };
+        // A replayed step has rows behind them.
+        let read = |logits: &Tensor| Ok::<_, EngineError>(gather(logits, &wanted)?.to_device(&Device::Cpu)?);
+        let logits = self.extend_with(ctx, sequence, tokens, rows, read)?;
         Ok(StepOutput { logits: logits.transpose()? })
     }
 

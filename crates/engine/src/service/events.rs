@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::shared::Message;
+use super::shared::{Message, Shared};
 use crate::{FinishReason, GenerationStats, Sampled};
 
 /// Something that happened to a job.
@@ -62,6 +62,7 @@ pub struct TokenEvents {
     open: usize,
     stalled: Arc<AtomicBool>,
     messages: Sender<Message>,
+    shared: Arc<Shared>,
 }
 
 /// The two ends of a job's channel; `finishes` says how many continuations it has.
@@ -70,10 +71,12 @@ pub(crate) fn channel(
     finishes: usize,
     capacity: usize,
     messages: Sender<Message>,
+    shared: Arc<Shared>,
 ) -> (EventSender, TokenEvents) {
     let (sender, receiver) = mpsc::channel(capacity);
     let stalled = Arc::new(AtomicBool::new(false));
-    let events = TokenEvents { receiver, number, open: finishes, stalled: Arc::clone(&stalled), messages };
+    let reader = Arc::clone(&stalled);
+    let events = TokenEvents { receiver, number, open: finishes, stalled: reader, messages, shared };
     (EventSender { sender, outbox: VecDeque::new(), stalled }, events)
 }
 
@@ -111,11 +114,10 @@ impl TokenEvents {
             Some(TokenEvent::Finish { .. }) => self.open = self.open.saturating_sub(1),
             Some(TokenEvent::Embedding(_) | TokenEvent::Failed { .. }) => self.open = 0,
             Some(TokenEvent::Started { .. } | TokenEvent::Token { .. }) => {}
-            // The engine's thread went away in the middle.
+            // The engine's thread went away in the middle, or before it had heard of the job.
             None if self.open > 0 => {
                 self.open = 0;
-                let error = "the engine has stopped".to_owned();
-                return Some(TokenEvent::Failed { error, is_request: false });
+                return Some(TokenEvent::Failed { error: self.shared.cause_of_death(), is_request: false });
             }
             None => {}
         }

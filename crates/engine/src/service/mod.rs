@@ -195,7 +195,8 @@ impl Service {
     fn admit(&self, finishes: usize, task: Task) -> Result<TokenEvents, SubmitError> {
         let Inner { options, shared, messages, .. } = &*self.inner;
         let number = shared.admit(options.max_waiting)?;
-        let (sender, events) = events::channel(number, finishes, options.event_capacity, messages.clone());
+        let (sender, events) =
+            events::channel(number, finishes, options.event_capacity, messages.clone(), Arc::clone(shared));
         if messages.send(Message::Submit(Admitted::new(number, task, sender))).is_err() {
             shared.forget_queued();
             return Err(shared.dead_error());

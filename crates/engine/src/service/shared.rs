@@ -117,7 +117,12 @@ impl Shared {
 
     /// What a submitter hears from a dead engine.
     pub(crate) fn dead_error(&self) -> SubmitError {
-        SubmitError::Dead { reason: self.dead.get().cloned().unwrap_or_else(|| "it has stopped".into()) }
+        SubmitError::Dead { reason: self.cause_of_death() }
+    }
+
+    /// Why nothing runs any more.
+    pub(crate) fn cause_of_death(&self) -> String {
+        self.dead.get().cloned().unwrap_or_else(|| "the engine has stopped".into())
     }
 
     /// A turn of the loop begins.

@@ -260,6 +260,25 @@ fn a_lost_rank_is_the_end_of_all() {
     }
 }
 
+/// Submitted while the last step runs, it waits for an engine that does not come back.
+#[test]
+fn a_job_that_a_dying_engine_never_heard_of_is_told_why() {
+    let (engine, watch) = ranks("deepseek_v2_lite", 2);
+    let service = service(&engine);
+    let gate = watch.gate.lock().unwrap();
+    let mut guilty = prompt(1, 20);
+    guilty[3] = FAILS;
+    let mut bad = service.submit(Job::new(request(guilty, 12))).unwrap();
+    eventually("a step", || watch.is_inside_a_step());
+    let mut late = service.submit(Job::new(request(prompt(2, 20), 12))).unwrap();
+    drop(gate);
+    for events in [&mut bad, &mut late] {
+        let (error, is_request) = Heard::all(events).failed.unwrap();
+        assert!(!is_request && error.contains("rank 1 failed"), "{error}");
+    }
+    check_dead(&service);
+}
+
 fn check_dead(service: &Service) {
     eventually("death", || !service.health().alive);
     let Err(SubmitError::Dead { reason }) = service.submit(Job::new(request(prompt(0, 3), 2))) else {
