@@ -92,7 +92,7 @@ fn the_last_handle_ends_the_thread_and_what_runs() {
 
 #[test]
 fn generations_outside_share_the_engine_and_its_blocks() {
-    let engine = engine("deepseek_v2_lite", &engine::EngineOptions { max_sequences: 1, ..options() });
+    let engine = engine("deepseek_v2_lite", &EngineOptions { max_sequences: 1, ..options() });
     let service = service(&engine);
     let outside = request(prompt(0, 70), 20);
     let expected = alone(&engine, outside.clone());
