@@ -226,6 +226,8 @@ impl Drop for TestServer {
 
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder();
+    // A server that does not answer is an error, not a test without end.
+    let config = config.timeout_global(Some(5 * PATIENCE));
     config.http_status_as_error(false).allow_non_standard_methods(true).build().into()
 }
 
