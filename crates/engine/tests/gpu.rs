@@ -79,6 +79,29 @@ fn a_replayed_step_is_the_launched_step_bit_for_bit() {
     }
 }
 
+/// What a step leaves for the MTP layer lies where the next one is to write.
+#[test]
+fn steps_of_all_sizes_are_recorded_though_nobody_guesses() {
+    let _gpu = soft_gpu();
+    let run = |record_decode: bool| {
+        let speculation = Some(Speculation { drafter: Drafter::Mtp, num_tokens: 2 });
+        let device = device(Precision::Bf16);
+        let options = EngineOptions { speculation, record_decode, ..Default::default() };
+        let engine = engine_with("deepseek_v3_mtp", &device, options);
+        let (mut ctx, mut sequence) = (StepContext::new(&device), engine.sequence());
+        let steps = [&[5, 9, 2, 7][..], &[1], &[2, 3], &[4], &[5, 6, 8]];
+        let logits = steps.map(|tokens| {
+            let step = engine.extend(&mut ctx, &mut sequence, tokens, LogitRows::All).unwrap();
+            let logits = step.logits.unwrap();
+            assert_eq!(logits.dim(0), tokens.len());
+            logits.to_vec_f32()
+        });
+        logits.concat()
+    };
+    let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+    assert!(bits(run(true)) == bits(run(false)), "a replayed step is the launched one");
+}
+
 /// Packed rows hold the same bits wherever they are written, so that only the order of sums differs.
 #[test]
 fn a_cache_of_packed_rows_gives_the_logits_of_the_cpu() {
