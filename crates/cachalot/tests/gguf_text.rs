@@ -90,7 +90,16 @@ fn the_binary_takes_a_file() {
     let lonely = tempfile::tempdir().unwrap();
     let copy = lonely.path().join("model.gguf");
     std::fs::copy(&file, &copy).unwrap();
-    let verify = Command::new(env!("CARGO_BIN_EXE_cachalot")).arg("verify").arg(&copy).output().unwrap();
-    let message = String::from_utf8(verify.stderr).unwrap();
-    assert!(verify.status.code() == Some(1) && message.contains("golden.safetensors"), "{message}");
+    let refused = || {
+        let verify = Command::new(env!("CARGO_BIN_EXE_cachalot")).arg("verify").arg(&copy).output().unwrap();
+        assert_eq!(verify.status.code(), Some(1));
+        String::from_utf8(verify.stderr).unwrap()
+    };
+    let message = refused();
+    assert!(message.contains("golden.safetensors"), "{message}");
+    // A damaged one says that before.
+    let len = std::fs::metadata(&copy).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(&copy).unwrap().set_len(len - 100).unwrap();
+    let message = refused();
+    assert!(message.contains("model.gguf: tensor `") && message.contains("found"), "{message}");
 }

@@ -56,16 +56,21 @@ pub fn verify_checkpoint(
     if options.chunk == Some(0) {
         return Err(Error::option("chunk", "at least 1", 0));
     }
+    // First, so that a damaged file says so, whatever is beside it.
+    let checkpoint = match Checkpoint::open(path) {
+        // Not a failure of the checkpoint: this build has no family to run it with.
+        Err(CheckpointError::Config { key, found, .. }) if key == "architectures" || key == "model_type" => {
+            Err(found)
+        }
+        opened => Ok(opened?),
+    };
     let dir = if path.is_file() { path.parent() } else { None };
     let golden = Golden::open(dir.unwrap_or(path))?;
     let keys = golden.keys();
     options.tolerances.check(keys.iter().map(|(name, _)| name.as_str()))?;
-    let checkpoint = match Checkpoint::open(path) {
-        // Not a failure of the checkpoint: this build has no family to run it with.
-        Err(CheckpointError::Config { key, found, .. }) if key == "architectures" || key == "model_type" => {
-            return Ok(unsupported(&golden, &keys, &found));
-        }
-        opened => opened?,
+    let checkpoint = match checkpoint {
+        Ok(checkpoint) => checkpoint,
+        Err(found) => return Ok(unsupported(&golden, &keys, &found)),
     };
     let vocab_size = checkpoint.config().common().vocab_size;
     let prompts = Prompts::read(&golden, &keys, vocab_size)?;
