@@ -7,7 +7,7 @@ use kernels::{BlockScales, DType, Device, KernelError, Tensor, Weight, ops, refe
 use crate::common::{BF16, F32, FORMS, FP8, ROUND, abs, close_by, packed, tensor, values, weight};
 
 const SHAPES: [[usize; 2]; 6] = [[1, 1], [37, 50], [136, 192], [66, 2100], [9, 16], [130, 1024]];
-const TOKENS: [usize; 7] = [1, 2, 5, 7, 13, 33, 130];
+const TOKENS: [usize; 9] = [1, 2, 3, 4, 5, 7, 13, 33, 130];
 
 /// Both sums of `k` products are within `k` roundings of the exact one, relative to the sum of magnitudes.
 fn bound(x: &[f32], dense: &[f32], k: usize, n: usize) -> Vec<f32> {
@@ -46,10 +46,13 @@ fn a_row_is_the_same_bits_alone_and_in_a_batch() {
         for level in Level::available() {
             let mut all = vec![0.0; tokens * n];
             cpu::linear(level, &x, &weight, None, &mut all);
-            for (x, row) in x.chunks_exact(k).zip(all.chunks_exact(n)) {
-                let mut alone = vec![0.0; n];
-                cpu::linear(level, x, &weight, None, &mut alone);
-                assert_eq!(alone, row, "{form:?} {level:?}");
+            // Alone, and with few others: they meet the weights in registers.
+            for few in [1, 2, 3, 4, 5] {
+                for (x, rows) in x.chunks(few * k).zip(all.chunks(few * n)) {
+                    let mut apart = vec![0.0; rows.len()];
+                    cpu::linear(level, x, &weight, None, &mut apart);
+                    assert!(apart == rows, "{form:?} {level:?}, {few} at once");
+                }
             }
         }
     }

@@ -173,8 +173,8 @@ mod tests {
         Engine::new(vec![Rank::solo(model, Device::Cpu)], &options).unwrap()
     }
 
-    /// A step over `tokens` but the last in a state slot, and what is guessed behind that one. `moves` has the copies of states ahead of it,
-    /// those from snapshots, and those to snapshots behind it.
+    /// A step over `tokens` but the last in a state slot, and what is guessed behind that one. `moves` has the copies of
+    /// states ahead of it, those from snapshots, and those to snapshots behind it.
     fn guesses(
         engine: &Engine,
         tokens: &[u32],

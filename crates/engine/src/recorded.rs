@@ -2,9 +2,9 @@
 //!
 //! A decode step is hundreds of launches of a few microseconds each; replayed as one graph they cost one. The inputs
 //! lie in memory that is kept and rewritten before every replay; what a step gives lies in memory of all recordings, since
-//! it is read before the next one. A step has one row for each sequence, and where
-//! tokens are guessed one more for each guess. A batch smaller than its bucket is filled up with sequences whose rows
-//! write to a block of the cache that no other owns, and to a state slot that none has.
+//! it is read before the next one. A step has one row for each sequence, and where tokens are guessed one more for each
+//! guess. A batch smaller than its bucket is filled up with sequences whose rows write to a block of the cache that no
+//! other owns, and to a state slot that none has.
 
 use std::collections::BTreeMap;
 

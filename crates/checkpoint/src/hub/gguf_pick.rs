@@ -9,8 +9,8 @@ const LISTED: usize = 40;
 
 /// The files, all parts in order, of the model that `id` means among `names`.
 ///
-/// A pick means the file of that name; else the model whose file has it but for folder, extension and number of a part; else the one
-/// whose name ends in it behind a `-`, a `.` or a `/`, in any case: `Q4_K_M` means `model-Q4_K_M.gguf`.
+/// A pick means the file of that name; else the model whose file has it but for folder, extension and number of a part;
+/// else the one whose name ends in it behind a `-`, a `.` or a `/`, in any case: `Q4_K_M` means `model-Q4_K_M.gguf`.
 /// `place` says where that is.
 pub(crate) fn files<'a>(
     id: &HubId,

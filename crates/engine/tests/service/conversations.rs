@@ -118,7 +118,7 @@ fn tight(context_len: usize) -> EngineOptions {
 fn two_hundred_conversations() {
     let reference = engine(MODEL, &options());
     let found = hold(&engine(MODEL, &tight(96)), &reference, 200);
-    assert!(found.turns > 500 && found.hits * 2 > found.turns && found.evicted > 0, "{found:?}");
+    assert!(found.turns > 500 && found.hits * 2 > found.turns && found.evicted > 10, "{found:?}");
 }
 
 #[test]

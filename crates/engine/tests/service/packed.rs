@@ -23,7 +23,7 @@ fn engine(fixture: &str, index: IndexFormat, size: usize, options: EngineOptions
 fn a_snapshot_holds_all_of_a_packed_window() {
     for index in [IndexFormat::Exact, IndexFormat::Fp8, IndexFormat::Fp4] {
         let reference = engine(SMALL, index, 1, options());
-        converse(&engine(SMALL, index, 1, cached_options(96)), &reference, 60);
+        converse(&engine(SMALL, index, 1, cached_options(96)), &reference, 120);
     }
     let long = EngineOptions { context_len: Some(512), max_sequences: 1, ..options() };
     let reference = engine("deepseek_v4", IndexFormat::Fp4, 1, long);
@@ -34,7 +34,7 @@ fn a_snapshot_holds_all_of_a_packed_window() {
 fn ranks_keep_the_same_packed_rows() {
     let [cached, reference] =
         [cached_options(96), options()].map(|options| engine(SMALL, IndexFormat::Fp4, 2, options));
-    converse(&cached, &reference, 40);
+    converse(&cached, &reference, 120);
 }
 
 /// Rings of packed rows go back what was guessed, the MTP layer's among them.

@@ -127,7 +127,7 @@ fn turns_with_a_prefix_cache() {
     for num_tokens in [2, 16] {
         let speculation = ngram(num_tokens).speculation;
         let cached = engine(MODEL, &EngineOptions { speculation, ..cached_options(96) });
-        converse(&cached, &reference, 60);
+        converse(&cached, &reference, 120);
     }
 }
 

@@ -158,8 +158,8 @@ pub(crate) fn converse(cached: &Arc<Engine>, reference: &Arc<Engine>, turns: usi
             histories.push([&request.prompt[..], &heard.tokens(0)].concat());
         }
     }
-    // Which turns hit depends on which of a round share a step: seen were 6 of 40, and more of the longer ones.
-    assert!(hits * 20 > turns, "{hits} of {turns} turns from the cache, {tokens} tokens");
+    // Which turns hit depends on which of a round share a step, the less the more turns there are.
+    assert!(hits * 8 > turns, "{hits} of {turns} turns from the cache, {tokens} tokens");
     assert_clean(&service);
     service.metrics().prefix_misses.evicted
 }
@@ -180,7 +180,7 @@ fn long_turns_with_blocks_of_128_tokens() {
 #[test]
 fn ranks_keep_the_same_snapshots() {
     let (cached, reference) = (ranks_with(MODEL, 2, &cached_options(96)).0, ranks(MODEL, 2).0);
-    converse(&cached, &reference, 40);
+    converse(&cached, &reference, 120);
 }
 
 /// What a user says next: behind all of a history or a part of it.
